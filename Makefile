@@ -1,0 +1,50 @@
+# kasm_latency: build with PGXS; the further targets are in tests/make.mk.
+#
+#	make                build (PG_CONFIG=... names the server's pg_config)
+#	make install        into that server's directories
+#	make installcheck   regression and TAP tests against that installation
+#	make demo           see it at work, on a throwaway server
+#	make test           everything, on throwaway servers
+#	make lint           style and static checks
+
+MODULE_big = kasm_latency
+OBJS = \
+	extension/clients.o \
+	extension/exchange.o \
+	extension/histogram.o \
+	extension/kasm_latency.o \
+	extension/savefile.o \
+	extension/slot.o \
+	extension/socket_rtt.o \
+	extension/sql_functions.o
+
+# a changed header rebuilds everything: PGXS tracks none
+$(OBJS): $(wildcard extension/*.h)
+
+EXTENSION = extension/kasm_latency
+DATA = extension/kasm_latency--1.0.sql
+
+PG_CONFIG ?= pg_config
+
+# -isystem: the server's own headers are not clean under -Wextra
+PG_CFLAGS = -std=c99 -Wextra $(EXTRA_CFLAGS)
+PG_CPPFLAGS = -D_GNU_SOURCE \
+	-isystem $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)
+
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+TAP_TESTS = 1
+PROVE_TESTS = tests/tap/*.pl
+
+# bitcode is for inlining SQL functions into queries: nothing of ours gains
+override with_llvm := no
+
+include tests/make.mk
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(PGXS),)
+include $(PGXS)
+else
+all install installcheck clean:
+	@echo "make: $(PG_CONFIG) not found; install the server's development" \
+		"package, name it with PG_CONFIG=, or run \"make demo\"" >&2; exit 1
+endif

@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * clients.h
+ *		The table of client entries: one per (address, database, role).
+ *
+ * See clients.c for memory and locking.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KASM_LATENCY_CLIENTS_H
+#define KASM_LATENCY_CLIENTS_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+#include "slot.h"
+
+/* the spans that can be read, in minutes */
+#define SPAN_MAX_MINUTES 60
+#define SPAN_SINCE_RESET 0
+
+/* a host name that the server resolved, cut there */
+#define CLIENT_HOSTNAME_LEN 256
+
+typedef struct ClientKey
+{
+	uint8 family; /* 0 = Unix-domain socket, else 4 or 6 */
+	uint8 address[16];
+	Oid database;
+	Oid role;
+} ClientKey;
+
+/* what was counted over a span, wide enough for any */
+typedef struct WideFigures
+{
+	uint64 counters[N_COUNTERS];
+	uint64 histograms[N_HISTOGRAMS][HISTOGRAM_CELLS];
+	uint64 floors[HISTOGRAM_CELLS]; /* connections by their floor */
+	uint64 connections;
+} WideFigures;
+
+/* one client, as a reader gets it */
+typedef struct ClientReading
+{
+	ClientKey key;
+	bool evicted; /* the sum of those that had to make room */
+	char hostname[CLIENT_HOSTNAME_LEN];
+	WideFigures figures;
+	uint64 connections_made; /* of figures.connections, made in the span */
+	uint32 floor_us;		 /* 0 = not known */
+	uint32 floor_age_minutes;
+	uint32 turnaround_min_us; /* NO_MINIMUM = none */
+	TimestampTz first_seen;
+	TimestampTz last_seen;
+	TimestampTz stats_since;
+} ClientReading;
+
+/* one live connection, as a reader gets it */
+typedef struct ConnectionReading
+{
+	ClientKey key;
+	char hostname[CLIENT_HOSTNAME_LEN];
+	int pid;
+	uint64 round_trips;
+	uint32 floor_us;
+	uint32 turnaround_min_us;
+	TimestampTz connected_at;
+	TimestampTz last_seen;
+} ConnectionReading;
+
+typedef struct ClientsInfo
+{
+	int clients;
+	int max_clients;
+	uint64 evicted;
+	Size shared_memory_bytes;
+	TimestampTz stats_reset;
+	TimestampTz saved_at; /* 0 = not read from a file */
+} ClientsInfo;
+
+/* at start */
+extern Size clients_shmem_size(void);
+extern int clients_lock_count(void);
+extern bool clients_shmem_startup(void);
+extern bool clients_ready(void);
+
+/* the calling backend */
+extern void client_attach(TimestampTz now, int64 monotonic_us,
+						  uint32 floor_us, uint32 retransmits);
+extern bool client_fold_if_free(int64 monotonic_us);
+extern void client_detach(void);
+extern bool client_log_far_now(TimestampTz now);
+extern void client_describe_mine(char *text, Size size);
+extern int64 client_next_fold_us;
+
+/* readers */
+extern int clients_capacity(void);
+extern bool client_address_text(const ClientKey *key, char *text, Size size);
+extern bool client_read(int index, int span_minutes, ClientReading *reading);
+extern int connections_read(ConnectionReading **readings);
+extern void clients_info(ClientsInfo *info);
+extern void clients_info_unlocked(ClientsInfo *info);
+extern TimestampTz clients_reset(const ClientKey *address_of);
+
+/*
+ * The save file: in the postmaster, while no other process runs, and so
+ * without locks.  A client's saved form is two chunks of fixed size.
+ */
+typedef struct ClientChunks
+{
+	const void *identity;
+	const void *history;
+} ClientChunks;
+
+extern Size client_identity_size(void);
+extern Size client_history_size(void);
+extern bool client_chunks(int index, ClientChunks *chunks);
+extern void client_restore(const ClientChunks *chunks);
+extern void clients_restored(const ClientsInfo *info);
+extern void clients_forget_all(void);
+
+#endif /* KASM_LATENCY_CLIENTS_H */

@@ -1,0 +1,13 @@
+/*-------------------------------------------------------------------------
+ *
+ * exchange.h
+ *		The protocol boundary: bytes put and flushed become exchanges.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KASM_LATENCY_EXCHANGE_H
+#define KASM_LATENCY_EXCHANGE_H
+
+extern void exchange_watch_connection(void);
+
+#endif /* KASM_LATENCY_EXCHANGE_H */

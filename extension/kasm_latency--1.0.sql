@@ -1,0 +1,689 @@
+/*
+ * kasm_latency 1.0: what is measured (C functions), what it means (verdicts,
+ * reasons, remedies), and what a DBA reads (views).
+ *
+ * The layers, each of which uses only those above it:
+ *
+ *	1. raw figures, from shared memory
+ *	2. histograms
+ *	3. settings and arithmetic
+ *	4. host names
+ *	5. the rules: verdict, reason, remedy
+ *	6. clients, hosts, flagged and the other relations
+ *	7. who may do what
+ *
+ * Every function pins its search_path; everything is schema-qualified or of
+ * pg_catalog.
+ */
+\echo Use "CREATE EXTENSION kasm_latency" to load this file. \quit
+
+CREATE SCHEMA kasm_latency;
+COMMENT ON SCHEMA kasm_latency IS 'How far away each client host is, whether that is near enough, and what it costs';
+
+
+/*
+ * 1. Raw figures
+ */
+
+CREATE FUNCTION kasm_latency.client_figures(
+    since interval,
+    OUT client_addr inet,
+    OUT database_oid oid,
+    OUT role_oid oid,
+    OUT resolved_name text,
+    OUT evicted boolean,
+    OUT connections bigint,
+    OUT connections_made bigint,
+    OUT round_trips bigint,
+    OUT transactions bigint,
+    OUT retransmits bigint,
+    OUT rtt_ms double precision,
+    OUT rtt_age_minutes integer,
+    OUT turnaround_min_ms double precision,
+    OUT network_s double precision,
+    OUT server_s double precision,
+    OUT turnaround_s double precision,
+    OUT rtts bytea,
+    OUT ceilings bytea,
+    OUT other_turnarounds bytea,
+    OUT server_times bytea,
+    OUT first_seen timestamptz,
+    OUT last_seen timestamptz,
+    OUT stats_since timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL SAFE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_client_figures';
+COMMENT ON FUNCTION kasm_latency.client_figures(interval) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
+
+CREATE FUNCTION kasm_latency.live_connections(
+    OUT pid integer,
+    OUT client_addr inet,
+    OUT database_oid oid,
+    OUT role_oid oid,
+    OUT resolved_name text,
+    OUT round_trips bigint,
+    OUT rtt_ms double precision,
+    OUT turnaround_min_ms double precision,
+    OUT connected_at timestamptz,
+    OUT last_seen timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL SAFE ROWS 100
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_live_connections';
+COMMENT ON FUNCTION kasm_latency.live_connections() IS 'Raw figures of each live client backend since it connected';
+
+CREATE FUNCTION kasm_latency.server_info(
+    OUT version text,
+    OUT clients bigint,
+    OUT max_clients bigint,
+    OUT evicted bigint,
+    OUT shared_memory_bytes bigint,
+    OUT stats_reset timestamptz,
+    OUT saved_at timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_server_info';
+COMMENT ON FUNCTION kasm_latency.server_info() IS 'One row about the extension itself; see the view info';
+
+CREATE FUNCTION kasm_latency.reset()
+RETURNS timestamptz
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_reset';
+COMMENT ON FUNCTION kasm_latency.reset() IS 'Forget all that was measured; returns the time';
+
+CREATE FUNCTION kasm_latency.reset(client_addr inet)
+RETURNS timestamptz
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_reset';
+COMMENT ON FUNCTION kasm_latency.reset(inet) IS 'Forget what was measured of one client address; returns the time';
+
+
+/*
+ * 2. Histograms.  Outside C a histogram is a bytea that only these look into.
+ */
+
+CREATE FUNCTION kasm_latency.merge_transition(state internal, histogram bytea)
+RETURNS internal
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_merge_transition';
+COMMENT ON FUNCTION kasm_latency.merge_transition(internal, bytea) IS 'Transition function of merge_histograms';
+
+CREATE FUNCTION kasm_latency.merge_final(state internal)
+RETURNS bytea
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_merge_final';
+COMMENT ON FUNCTION kasm_latency.merge_final(internal) IS 'Final function of merge_histograms';
+
+CREATE AGGREGATE kasm_latency.merge_histograms(histogram bytea) (
+    SFUNC = kasm_latency.merge_transition,
+    STYPE = internal,
+    FINALFUNC = kasm_latency.merge_final
+);
+COMMENT ON AGGREGATE kasm_latency.merge_histograms(bytea) IS 'The sum of histograms';
+
+CREATE FUNCTION kasm_latency.percentile_ms(histogram bytea, fraction double precision)
+RETURNS double precision
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_percentile_ms';
+COMMENT ON FUNCTION kasm_latency.percentile_ms(bytea, double precision) IS 'A percentile of a histogram in milliseconds; NULL of an empty one';
+
+CREATE FUNCTION kasm_latency.count_from(histogram bytea, ms double precision)
+RETURNS bigint
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_count_from';
+COMMENT ON FUNCTION kasm_latency.count_from(bytea, double precision) IS 'How many of a histogram lie at or above that many milliseconds';
+
+CREATE FUNCTION kasm_latency.histogram_cells(
+    histogram bytea,
+    OUT from_ms double precision,
+    OUT to_ms double precision,
+    OUT count bigint)
+RETURNS SETOF record
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 30
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'kasm_latency_histogram_cells';
+COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histogram that are not empty';
+
+
+/*
+ * 3. Settings and arithmetic.  A setting is NULL where the library is not
+ * loaded; the raw figures then refuse with a hint.
+ */
+
+CREATE FUNCTION kasm_latency.limit_ms()
+RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET intervalstyle = postgres
+AS $$
+    SELECT (extract(epoch FROM current_setting('kasm_latency.rtt_limit', true)::interval) * 1000)::double precision
+$$;
+COMMENT ON FUNCTION kasm_latency.limit_ms() IS 'The setting kasm_latency.rtt_limit, in milliseconds';
+
+CREATE FUNCTION kasm_latency.recent()
+RETURNS interval
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET intervalstyle = postgres
+AS $$
+    SELECT current_setting('kasm_latency.recent', true)::interval
+$$;
+COMMENT ON FUNCTION kasm_latency.recent() IS 'The setting kasm_latency.recent: the span that the views cover';
+
+CREATE FUNCTION kasm_latency.min_samples()
+RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT current_setting('kasm_latency.min_samples', true)::bigint
+$$;
+COMMENT ON FUNCTION kasm_latency.min_samples() IS 'The setting kasm_latency.min_samples';
+
+CREATE FUNCTION kasm_latency.app_roles()
+RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(CASE WHEN name[1] LIKE '"%'
+                          THEN replace(substr(name[1], 2, length(name[1]) - 2), '""', '"')
+                          ELSE lower(name[1]) END)
+    FROM regexp_matches(current_setting('kasm_latency.app_roles', true),
+                        '("(?:[^"]|"")*"|[^,[:space:]]+)', 'g') AS name
+$$;
+COMMENT ON FUNCTION kasm_latency.app_roles() IS 'The setting kasm_latency.app_roles: database roles whose clients are judged; NULL means all';
+
+CREATE FUNCTION kasm_latency.refuse(message text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING MESSAGE = message, ERRCODE = 'invalid_parameter_value';
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.refuse(text) IS 'Raises an error about an argument';
+
+CREATE FUNCTION kasm_latency.path_class(rtt_ms double precision)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN rtt_ms IS NULL THEN NULL
+        WHEN rtt_ms = 'NaN' OR rtt_ms < 0
+            THEN kasm_latency.refuse(format('rtt_ms must not be %s',
+                                            CASE WHEN rtt_ms = 'NaN' THEN 'NaN' ELSE 'negative' END))
+        WHEN rtt_ms < 1 THEN 'same zone'
+        WHEN rtt_ms < 5 THEN 'same region'
+        WHEN rtt_ms < 10 THEN 'single-digit'
+        WHEN rtt_ms < 100 THEN 'cross-region'
+        ELSE 'intercontinental'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency.path_class(double precision) IS 'What kind of path a round trip of that many milliseconds is typical of';
+
+CREATE FUNCTION kasm_latency.ms_text(ms double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT round(ms::numeric, CASE WHEN ms < 10 THEN 2 WHEN ms < 100 THEN 1 ELSE 0 END) || ' ms'
+$$;
+COMMENT ON FUNCTION kasm_latency.ms_text(double precision) IS 'Milliseconds for a sentence: 0.42 ms, 12.5 ms, 118 ms';
+
+
+/*
+ * 4. Host names
+ */
+
+CREATE TABLE kasm_latency.host_registry (
+    network cidr PRIMARY KEY,
+    host text NOT NULL,
+    role text NOT NULL CHECK (role IN ('webapp', 'proxy', 'agent', 'admin', 'monitor')),
+    zone text
+);
+COMMENT ON TABLE kasm_latency.host_registry IS 'Names given to addresses and ranges by register_host; the longest prefix wins';
+COMMENT ON COLUMN kasm_latency.host_registry.network IS 'The address or range';
+COMMENT ON COLUMN kasm_latency.host_registry.host IS 'The name that the views show';
+COMMENT ON COLUMN kasm_latency.host_registry.role IS 'webapp, proxy, agent, admin or monitor; the last two are never flagged';
+COMMENT ON COLUMN kasm_latency.host_registry.zone IS 'Where it is, as the site calls it';
+SELECT pg_extension_config_dump('kasm_latency.host_registry', '');
+
+CREATE FUNCTION kasm_latency.plain_network(network inet)
+RETURNS cidr
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN network <<= inet '::ffff:0.0.0.0/96'
+            THEN network(set_masklen(inet '0.0.0.0' + (host(network)::inet - inet '::ffff:0.0.0.0'),
+                                     masklen(network) - 96))
+        ELSE network(network)
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency.plain_network(inet) IS 'The network of an address, IPv4 where it is mapped into IPv6';
+
+CREATE FUNCTION kasm_latency.register_host(
+    network inet, host text, role text DEFAULT 'webapp', zone text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF network IS NULL THEN
+        PERFORM kasm_latency.refuse('network must not be null');
+    ELSIF coalesce(btrim(host), '') = '' THEN
+        PERFORM kasm_latency.refuse('host must not be null or empty');
+    ELSIF host ~ '[[:cntrl:]]' OR zone ~ '[[:cntrl:]]' THEN
+        PERFORM kasm_latency.refuse('host and zone must not contain control characters');
+    ELSIF role IS NULL OR role NOT IN ('webapp', 'proxy', 'agent', 'admin', 'monitor') THEN
+        PERFORM kasm_latency.refuse('role must be webapp, proxy, agent, admin or monitor');
+    END IF;
+    INSERT INTO kasm_latency.host_registry AS r (network, host, role, zone)
+    VALUES (kasm_latency.plain_network(register_host.network), btrim(register_host.host),
+            register_host.role, register_host.zone)
+    ON CONFLICT ON CONSTRAINT host_registry_pkey
+    DO UPDATE SET host = excluded.host, role = excluded.role, zone = excluded.zone;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.register_host(inet, text, text, text) IS 'Name an address or a range; the longest prefix wins, and a second call replaces the first';
+
+CREATE FUNCTION kasm_latency.forget_host(network inet)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF network IS NULL THEN
+        PERFORM kasm_latency.refuse('network must not be null');
+    END IF;
+    DELETE FROM kasm_latency.host_registry AS r
+    WHERE r.network = kasm_latency.plain_network(forget_host.network);
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.forget_host(inet) IS 'Forget the name of an address or range; false if it had none of its own';
+
+CREATE FUNCTION kasm_latency.host_of(
+    client_addr inet, resolved_name text, OUT host text, OUT role text, OUT zone text)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(r.host, resolved_name, host(client_addr), '[local]'),
+           coalesce(r.role, 'webapp'),
+           r.zone
+    FROM (VALUES (1)) AS one
+    LEFT JOIN LATERAL (
+        SELECT * FROM kasm_latency.host_registry AS h
+        WHERE h.network >>= client_addr
+        ORDER BY masklen(h.network) DESC
+        LIMIT 1) AS r ON true
+$$;
+COMMENT ON FUNCTION kasm_latency.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address';
+
+
+/*
+ * 5. The rules
+ */
+
+CREATE VIEW kasm_latency.verdicts AS
+    SELECT * FROM (VALUES
+        ('out_of_band', 6, 'critical', 'even the fastest round trip took as long as the limit or longer'),
+        ('unproven', 5, 'warning', 'the path is near, but what answers through it may not be'),
+        ('slow_turnaround', 4, 'info', 'the path is near; the client pauses between queries, or the path is congested at times'),
+        ('in_band', 3, NULL, 'proven from both sides to be near'),
+        ('floor_only', 2, NULL, 'near by the kernel''s word, if nothing stands between; too few exchanges to prove it'),
+        ('no_data', 1, NULL, 'nothing was measured in the span')
+    ) AS v (verdict, rank, severity, meaning);
+COMMENT ON VIEW kasm_latency.verdicts IS 'The verdicts, worst first, with the severity of each; flagged shows critical and warning';
+COMMENT ON COLUMN kasm_latency.verdicts.rank IS 'The higher, the worse';
+
+CREATE FUNCTION kasm_latency.mixed_distances(near bigint, far bigint)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT near > 0 AND far > 0 AND (far >= 3 OR far >= 0.1 * (near + far))
+$$;
+COMMENT ON FUNCTION kasm_latency.mixed_distances(bigint, bigint) IS 'Do so many connections below the limit and so many at or above it mean several hosts behind one address?';
+
+CREATE FUNCTION kasm_latency.verdict(
+    measured boolean, rtt_ms double precision, near bigint, far bigint, samples bigint,
+    p10_ms double precision, p50_ms double precision,
+    limit_ms double precision, min_samples bigint)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN NOT measured THEN 'no_data'
+        WHEN rtt_ms >= limit_ms THEN 'out_of_band'
+        WHEN kasm_latency.mixed_distances(near, far) THEN 'unproven'
+        WHEN samples < min_samples THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
+        WHEN p10_ms >= limit_ms THEN 'unproven'
+        WHEN p50_ms >= limit_ms THEN 'slow_turnaround'
+        ELSE 'in_band'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency.verdict(boolean, double precision, bigint, bigint, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
+
+CREATE FUNCTION kasm_latency.reason(
+    verdict text, rtt_ms double precision, rtt_age_minutes integer, near bigint, far bigint,
+    samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN verdict = 'out_of_band' THEN
+            format('The fastest round trip took %s, and the limit is %s.',
+                   kasm_latency.ms_text(rtt_ms), kasm_latency.ms_text(limit_ms))
+            || CASE WHEN samples > 0
+                    THEN format(' Over %s turnarounds inside transactions the typical one took %s.',
+                                samples, kasm_latency.ms_text(p50_ms))
+                    ELSE ' No turnaround inside a transaction was seen yet.' END
+        WHEN verdict = 'unproven' AND kasm_latency.mixed_distances(near, far) THEN
+            format('Of %s connections %s took %s or longer for their fastest round trip, the others less '
+                   '(the newest %s): hosts at different distances share this address, as behind NAT or docker-proxy.',
+                   near + far, far, kasm_latency.ms_text(limit_ms), kasm_latency.ms_text(rtt_ms))
+        WHEN verdict = 'unproven' THEN
+            format('The fastest round trip took %s, but of %s turnarounds inside transactions nine in ten took %s '
+                   'or longer, the typical one %s, and the limit is %s. A connection pooler or proxy may stand '
+                   'between and hide a distant client; or the path became slower since the connections were made; '
+                   'or the client pauses before every query.',
+                   coalesce(kasm_latency.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency.ms_text(p10_ms),
+                   kasm_latency.ms_text(p50_ms), kasm_latency.ms_text(limit_ms))
+        WHEN verdict = 'slow_turnaround' THEN
+            format('The fastest round trip took %s, and of %s turnarounds inside transactions one in ten took %s or '
+                   'less; but the typical one took %s, and the limit is %s.',
+                   kasm_latency.ms_text(rtt_ms), samples, kasm_latency.ms_text(p10_ms),
+                   kasm_latency.ms_text(p50_ms), kasm_latency.ms_text(limit_ms))
+    END
+    || CASE WHEN rtt_age_minutes > 60
+            THEN format(' (The round trip was measured %s hours ago, when it last connected.)', rtt_age_minutes / 60)
+            WHEN rtt_age_minutes > extract(epoch FROM kasm_latency.recent()) / 60
+            THEN format(' (The round trip was measured %s minutes ago, when it last connected.)', rtt_age_minutes)
+            ELSE '' END
+$$;
+COMMENT ON FUNCTION kasm_latency.reason(text, double precision, integer, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
+
+CREATE FUNCTION kasm_latency.remedy(verdict text, near bigint, far bigint)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN verdict = 'out_of_band' THEN
+            'Move this Web App beside the database, and serve its users by a Dedicated Proxy in their region.'
+        WHEN verdict = 'unproven' AND kasm_latency.mixed_distances(near, far) THEN
+            'See kasm_latency.connections for the distance of each connection; then give each Web App an address '
+            'of its own towards the database.'
+        WHEN verdict = 'unproven' THEN
+            'Find out what is at this address. If it is a pooler or proxy, measure the round trip from the Web App '
+            'behind it; if it is the Web App itself, restart its services, as a new connection measures the path anew.'
+        WHEN verdict = 'slow_turnaround' THEN
+            'Look at the load of this host, and at the path''s congestion; distance is not the cause.'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency.remedy(text, bigint, bigint) IS 'What to do about a verdict';
+
+
+/*
+ * 6. Relations
+ */
+
+CREATE FUNCTION kasm_latency.judged_clients(since interval)
+RETURNS TABLE (
+    client_addr inet, database text, username text, host text, role text, zone text,
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, rtt_age_minutes integer, turnaround_min_ms double precision,
+    p10_ms double precision, p50_ms double precision,
+    near bigint, far bigint, samples bigint,
+    rtts bytea, ceilings bytea, server_times bytea,
+    retransmits bigint, judged boolean, verdict text, rank integer, severity text,
+    first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH setting AS MATERIALIZED (
+        SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
+               kasm_latency.app_roles() AS app_roles),
+    figures AS MATERIALIZED (
+        SELECT f.*,
+               kasm_latency.percentile_ms(f.ceilings, 0.1) AS p10_ms,
+               kasm_latency.percentile_ms(f.ceilings, 0.5) AS p50_ms,
+               kasm_latency.count_from(f.ceilings, 0) AS samples,
+               kasm_latency.count_from(f.rtts, 0) AS floors,
+               kasm_latency.count_from(f.rtts, s.limit_ms) AS far
+        FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
+        WHERE NOT f.evicted)
+    SELECT f.client_addr,
+           coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
+           h.host, h.role, h.zone,
+           f.connections, f.round_trips, f.transactions,
+           f.rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+           -- the exact minimum is sharper than the cell that it fell into
+           greatest(f.p10_ms, f.turnaround_min_ms), greatest(f.p50_ms, f.turnaround_min_ms),
+           f.floors - f.far, f.far, f.samples,
+           f.rtts, f.ceilings, f.server_times,
+           f.retransmits,
+           h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR u.rolname = ANY (s.app_roles)),
+           v.verdict, v.rank, v.severity,
+           f.first_seen, f.last_seen
+    FROM setting AS s
+    CROSS JOIN figures AS f
+    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
+        f.connections_made > 0 OR f.round_trips > 0, f.rtt_ms, f.floors - f.far, f.far, f.samples,
+        f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
+    LEFT JOIN pg_database AS d ON d.oid = f.database_oid
+    LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
+$$;
+COMMENT ON FUNCTION kasm_latency.judged_clients(interval) IS 'Each client with its name, figures and verdict: what clients, hosts and flagged are made of';
+
+CREATE FUNCTION kasm_latency.client_stats(since interval)
+RETURNS TABLE (
+    client_addr inet, database text, username text, host text, role text, zone text,
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, turnaround_min_ms double precision,
+    turnaround_p10_ms double precision, turnaround_p50_ms double precision,
+    turnaround_p95_ms double precision, turnaround_p99_ms double precision,
+    server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
+    retransmits bigint, path text, verdict text, first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.client_addr, c.database, c.username, c.host, c.role, c.zone,
+           c.connections, c.round_trips, c.transactions,
+           c.rtt_ms, c.turnaround_min_ms, c.p10_ms, c.p50_ms,
+           greatest(kasm_latency.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
+           greatest(kasm_latency.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
+           kasm_latency.percentile_ms(c.server_times, 0.5),
+           kasm_latency.percentile_ms(c.server_times, 0.95),
+           kasm_latency.percentile_ms(c.server_times, 0.99),
+           c.retransmits, kasm_latency.path_class(c.rtt_ms), c.verdict, c.first_seen, c.last_seen
+    FROM kasm_latency.judged_clients(since) AS c
+    ORDER BY c.rank DESC, c.rtt_ms DESC NULLS LAST, c.client_addr, c.database, c.username
+$$;
+COMMENT ON FUNCTION kasm_latency.client_stats(interval) IS 'What the view clients shows, over another span of up to an hour; NULL is the setting recent';
+
+CREATE FUNCTION kasm_latency.host_stats(since interval)
+RETURNS TABLE (
+    host text, role text, zone text, client_addrs inet[],
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, turnaround_min_ms double precision,
+    turnaround_p10_ms double precision, turnaround_p50_ms double precision,
+    turnaround_p95_ms double precision, turnaround_p99_ms double precision,
+    server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
+    retransmits bigint, path text, verdict text, first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH hosts AS MATERIALIZED (
+        SELECT c.host,
+               -- of a host's clients those that are judged speak first, and of these the worst
+               (array_agg(c.role ORDER BY c.judged DESC, c.rank DESC))[1] AS role,
+               (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1] AS verdict,
+               (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1] AS rank,
+               (array_agg(c.zone ORDER BY c.zone))[1] AS zone,
+               array_agg(DISTINCT c.client_addr ORDER BY c.client_addr)
+                   FILTER (WHERE c.client_addr IS NOT NULL) AS client_addrs,
+               sum(c.connections)::bigint AS connections,
+               sum(c.round_trips)::bigint AS round_trips,
+               sum(c.transactions)::bigint AS transactions,
+               max(c.rtt_ms) AS rtt_ms,
+               min(c.turnaround_min_ms) AS turnaround_min_ms,
+               kasm_latency.merge_histograms(c.ceilings) AS ceilings,
+               kasm_latency.merge_histograms(c.server_times) AS server_times,
+               sum(c.retransmits)::bigint AS retransmits,
+               min(c.first_seen) AS first_seen,
+               max(c.last_seen) AS last_seen
+        FROM kasm_latency.judged_clients(since) AS c
+        GROUP BY c.host)
+    SELECT h.host, h.role, h.zone, h.client_addrs,
+           h.connections, h.round_trips, h.transactions,
+           h.rtt_ms, h.turnaround_min_ms,
+           greatest(kasm_latency.percentile_ms(h.ceilings, 0.1), h.turnaround_min_ms),
+           greatest(kasm_latency.percentile_ms(h.ceilings, 0.5), h.turnaround_min_ms),
+           greatest(kasm_latency.percentile_ms(h.ceilings, 0.95), h.turnaround_min_ms),
+           greatest(kasm_latency.percentile_ms(h.ceilings, 0.99), h.turnaround_min_ms),
+           kasm_latency.percentile_ms(h.server_times, 0.5),
+           kasm_latency.percentile_ms(h.server_times, 0.95),
+           kasm_latency.percentile_ms(h.server_times, 0.99),
+           h.retransmits, kasm_latency.path_class(h.rtt_ms), h.verdict, h.first_seen, h.last_seen
+    FROM hosts AS h
+    ORDER BY h.rank DESC, h.rtt_ms DESC NULLS LAST, h.host
+$$;
+COMMENT ON FUNCTION kasm_latency.host_stats(interval) IS 'What the view hosts shows, over another span of up to an hour; NULL is the setting recent';
+
+CREATE VIEW kasm_latency.clients AS
+    SELECT * FROM kasm_latency.client_stats(NULL);
+COMMENT ON VIEW kasm_latency.clients IS 'Each client (address, database, role) over the recent span, worst first';
+
+CREATE VIEW kasm_latency.hosts AS
+    SELECT * FROM kasm_latency.host_stats(NULL);
+COMMENT ON VIEW kasm_latency.hosts IS 'Each client host over the recent span, worst first';
+
+CREATE VIEW kasm_latency.flagged AS
+    WITH judged AS MATERIALIZED (
+        SELECT * FROM kasm_latency.judged_clients(NULL) AS c WHERE c.judged),
+    worst AS (
+        SELECT DISTINCT ON (j.host) j.*
+        FROM judged AS j
+        ORDER BY j.host, j.rank DESC, j.rtt_ms DESC NULLS LAST),
+    whole AS (
+        SELECT j.host, sum(j.round_trips)::bigint AS round_trips, max(j.last_seen) AS last_seen,
+               array_agg(DISTINCT j.client_addr ORDER BY j.client_addr)
+                   FILTER (WHERE j.client_addr IS NOT NULL) AS client_addrs
+        FROM judged AS j
+        GROUP BY j.host)
+    SELECT w.severity, w.host, w.role, w.zone, a.client_addrs, w.verdict,
+           w.rtt_ms, w.p10_ms AS turnaround_p10_ms, w.p50_ms AS turnaround_p50_ms,
+           l.limit_ms, a.round_trips,
+           kasm_latency.reason(w.verdict, w.rtt_ms, w.rtt_age_minutes, w.near, w.far,
+                               w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
+           kasm_latency.remedy(w.verdict, w.near, w.far) AS remedy,
+           a.last_seen
+    FROM worst AS w
+    JOIN whole AS a ON a.host = w.host
+    CROSS JOIN kasm_latency.limit_ms() AS l (limit_ms)
+    WHERE w.severity IN ('critical', 'warning')
+    ORDER BY w.rank DESC, w.rtt_ms DESC NULLS LAST, w.host;
+COMMENT ON VIEW kasm_latency.flagged IS 'Hosts that are not fine, worst first, with the figures of their worst client, the reason and the remedy';
+
+CREATE VIEW kasm_latency.connections AS
+    SELECT c.pid, coalesce(c.client_addr, a.client_addr) AS client_addr, h.host,
+           d.datname::text AS database, u.rolname::text AS username, a.application_name,
+           c.connected_at, c.round_trips, c.rtt_ms, c.turnaround_min_ms, c.last_seen
+    FROM kasm_latency.live_connections() AS c
+    LEFT JOIN pg_stat_activity AS a ON a.pid = c.pid
+    CROSS JOIN LATERAL kasm_latency.host_of(coalesce(c.client_addr, a.client_addr), c.resolved_name) AS h
+    LEFT JOIN pg_database AS d ON d.oid = coalesce(nullif(c.database_oid, 0), a.datid)
+    LEFT JOIN pg_roles AS u ON u.oid = coalesce(nullif(c.role_oid, 0), a.usesysid);
+COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it connected';
+
+CREATE VIEW kasm_latency.totals AS
+    SELECT f.client_addr,
+           coalesce(d.datname, '(' || f.database_oid || ')') AS database,
+           coalesce(u.rolname, '(' || f.role_oid || ')') AS username,
+           CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
+           f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
+           f.retransmits, f.connections AS connections_total, f.stats_since
+    FROM kasm_latency.client_figures(NULL) AS f
+    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    LEFT JOIN pg_database AS d ON d.oid = f.database_oid
+    LEFT JOIN pg_roles AS u ON u.oid = f.role_oid;
+COMMENT ON VIEW kasm_latency.totals IS 'Counters of each client since the last reset; clients that had to make room are summed in the row (evicted)';
+
+CREATE VIEW kasm_latency.info AS
+    SELECT * FROM kasm_latency.server_info();
+COMMENT ON VIEW kasm_latency.info IS 'About the extension itself: version, clients kept, memory, last reset';
+
+CREATE FUNCTION kasm_latency.histogram(
+    metric text, host text DEFAULT NULL, since interval DEFAULT NULL)
+RETURNS TABLE (from_ms double precision, to_ms double precision, count bigint, share double precision, bar text)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH asked AS MATERIALIZED (
+        SELECT CASE WHEN metric IN ('rtt', 'turnaround', 'server') THEN metric
+                    ELSE kasm_latency.refuse('metric must be rtt, turnaround or server') END AS metric),
+    cells AS MATERIALIZED (
+        SELECT cell.*
+        FROM (SELECT kasm_latency.merge_histograms(
+                         CASE asked.metric WHEN 'rtt' THEN c.rtts
+                                           WHEN 'turnaround' THEN c.ceilings
+                                           ELSE c.server_times END) AS merged
+              FROM asked
+              LEFT JOIN kasm_latency.judged_clients(since) AS c
+                     ON histogram.host IS NULL OR c.host = histogram.host) AS m,
+             kasm_latency.histogram_cells(m.merged) AS cell),
+    -- ten rows a decade, all of them boundaries of cells
+    steps AS (
+        SELECT 0::double precision AS from_ms
+        UNION ALL
+        SELECT (step * 10.0 ^ decade)::double precision
+        FROM generate_series(-2, 4) AS decade,
+             unnest(ARRAY[1, 1.2, 1.5, 2, 2.4, 3, 4, 5, 6, 8]) AS step
+        UNION ALL
+        SELECT 100000),
+    steps_from_to AS (
+        SELECT s.from_ms, lead(s.from_ms) OVER (ORDER BY s.from_ms) AS to_ms FROM steps AS s),
+    counted AS (
+        SELECT s.from_ms, s.to_ms, coalesce(sum(c.count), 0)::bigint AS count
+        FROM steps_from_to AS s
+        LEFT JOIN cells AS c ON c.from_ms >= s.from_ms AND (s.to_ms IS NULL OR c.from_ms < s.to_ms)
+        WHERE s.from_ms <= (SELECT max(c.from_ms) FROM cells AS c)
+          AND (s.to_ms IS NULL OR s.to_ms > (SELECT min(c.from_ms) FROM cells AS c))
+        GROUP BY s.from_ms, s.to_ms)
+    SELECT c.from_ms, c.to_ms, c.count,
+           round(c.count / sum(c.count) OVER (), 4)::double precision,
+           repeat('#', ceil(40.0 * c.count / max(c.count) OVER ())::integer)
+    FROM counted AS c
+    ORDER BY c.from_ms
+$$;
+COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round trips (rtt), turnarounds inside transactions (turnaround) or server times (server) are spread, of one host or of all';
+
+
+/*
+ * 7. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
+ */
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kasm_latency FROM PUBLIC;
+GRANT USAGE ON SCHEMA kasm_latency TO pg_read_all_stats;
+GRANT SELECT ON ALL TABLES IN SCHEMA kasm_latency TO pg_read_all_stats;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA kasm_latency TO pg_read_all_stats;
+REVOKE EXECUTE ON FUNCTION
+    kasm_latency.reset(),
+    kasm_latency.reset(inet),
+    kasm_latency.register_host(inet, text, text, text),
+    kasm_latency.forget_host(inet)
+FROM pg_read_all_stats;

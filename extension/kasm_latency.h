@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * kasm_latency.h
+ *		The settings.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KASM_LATENCY_H
+#define KASM_LATENCY_H
+
+#include "postgres.h"
+
+#define KASM_LATENCY_VERSION "1.0"
+
+extern bool kasm_latency_enabled;
+extern double kasm_latency_rtt_limit; /* ms */
+extern int kasm_latency_recent;		  /* minutes */
+extern int kasm_latency_idle_after;	  /* ms */
+extern int kasm_latency_max_clients;
+extern bool kasm_latency_log_far_clients;
+extern bool kasm_latency_save;
+
+#endif /* KASM_LATENCY_H */

@@ -1,0 +1,106 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.h
+ *		One slot per client backend, in shared memory: what its connection
+ *		has measured since it was made.
+ *
+ * See slot.c for who may write what.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KASM_LATENCY_SLOT_H
+#define KASM_LATENCY_SLOT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+
+#include "histogram.h"
+
+/* Counters of a connection, a client, a minute.  Times are microseconds. */
+typedef enum Counter
+{
+	ROUND_TRIPS,   /* exchanges */
+	TRANSACTIONS,  /* exchanges that ended with status I */
+	SERVER_US,	   /* time from a request's arrival to its answer */
+	TURNAROUND_US, /* time from an answer to the next request */
+	NETWORK_US,	   /* exchanges times the floor of that time */
+	RETRANSMITS,   /* TCP segments the server sent again */
+	N_COUNTERS
+} Counter;
+
+typedef enum Histogram
+{
+	CEILINGS, /* turnarounds that bound the round trip from above */
+	OTHERS,	  /* turnarounds that may be another client's, or a pause */
+	SERVER,	  /* server times */
+	N_HISTOGRAMS
+} Histogram;
+
+/* no such sample in this exchange */
+#define NO_SAMPLE INT64CONST(-1)
+
+/* no minimum yet */
+#define NO_MINIMUM PG_UINT32_MAX
+
+/*
+ * What is counted, in the form in which a backend writes it.  32 bits of a
+ * histogram's cell may wrap in a connection that lives long: what is taken
+ * from it are differences, of a minute each.
+ */
+typedef struct Figures
+{
+	uint64 counters[N_COUNTERS];
+	uint32 histograms[N_HISTOGRAMS][HISTOGRAM_CELLS];
+} Figures;
+
+typedef struct Slot
+{
+	/* odd while the owner writes what follows up to "figures" */
+	uint32 changes;
+
+	uint32 epoch;			  /* of the baseline, when the minima began */
+	uint32 floor_us;		  /* lowest tcpi_min_rtt seen; 0 = not known */
+	uint32 turnaround_min_us; /* lowest ceiling since connect or reset */
+	uint32 pending_min_us;	  /* lowest ceiling since the last fold */
+	uint32 minute;			  /* to which all that is not folded belongs */
+	TimestampTz last_seen;	  /* end of the last exchange, or connect */
+	Figures figures;
+
+	/* written by the owner at connect and exit, under the client's lock */
+	int pid;			 /* 0 = free */
+	int client;			 /* index of the client entry */
+	int next;			 /* next slot of the same client, or -1 */
+	uint32 connected_minute;
+	TimestampTz connected_at;
+} Slot;
+
+/*
+ * What of a slot has been folded into its client's entry already.  Written
+ * only under the client's lock, by the owner at a fold and by whoever resets
+ * the client; on cache lines of its own.
+ */
+typedef struct Baseline
+{
+	uint32 epoch; /* moved by each reset: minima from before don't count */
+	Figures figures;
+} Baseline;
+
+#define SLOT_SIZE TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(Slot))
+#define BASELINE_SIZE TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(Baseline))
+
+/* the calling backend's; NULL before its first ReadyForQuery */
+extern Slot *MySlot;
+extern Baseline *MyBaseline;
+
+extern void slot_init(Slot *slot, Baseline *baseline);
+extern void slot_record(int64 turnaround_us, Histogram turnaround_kind,
+						int64 server_us, bool ends_transaction,
+						TimestampTz now);
+extern void slot_set_floor(uint32 floor_us);
+extern void slot_set_retransmits(uint32 retransmits);
+extern void slot_begin_minute(uint32 minute);
+extern void slot_read(const Slot *slot, Slot *copy);
+
+#endif /* KASM_LATENCY_SLOT_H */

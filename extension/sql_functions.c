@@ -1,0 +1,488 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql_functions.c
+ *		Shared memory to rows, and nothing else: what it means is judged in
+ *		the install script.
+ *
+ * Latencies leave here in milliseconds, rounded to whole microseconds; a
+ * histogram as a bytea of its cells that are not empty, which only the
+ * functions here look into.
+ *
+ * Entries are copied under their locks (clients.c) and turned into rows
+ * after, as making rows can fail.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/inet.h"
+#include "utils/timestamp.h"
+
+#include "clients.h"
+#include "compat.h"
+#include "histogram.h"
+#include "kasm_latency.h"
+
+PG_FUNCTION_INFO_V1(kasm_latency_client_figures);
+PG_FUNCTION_INFO_V1(kasm_latency_live_connections);
+PG_FUNCTION_INFO_V1(kasm_latency_server_info);
+PG_FUNCTION_INFO_V1(kasm_latency_reset);
+PG_FUNCTION_INFO_V1(kasm_latency_merge_transition);
+PG_FUNCTION_INFO_V1(kasm_latency_merge_final);
+PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
+PG_FUNCTION_INFO_V1(kasm_latency_count_from);
+PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
+
+#define MAX_COLUMNS 24
+
+/* one row in the making */
+typedef struct Row
+{
+	Datum values[MAX_COLUMNS];
+	bool nulls[MAX_COLUMNS];
+	int n;
+} Row;
+
+static void
+require_loaded(void)
+{
+	if (clients_ready())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("kasm_latency must be loaded via "
+					"shared_preload_libraries"),
+			 errhint("Add the line \"shared_preload_libraries = "
+					 "'kasm_latency'\" to postgresql.conf and restart the "
+					 "server.")));
+}
+
+
+/* ----------
+ * Values
+ * ----------
+ */
+
+static void
+add_value(Row *row, Datum value)
+{
+	Assert(row->n < MAX_COLUMNS);
+	row->nulls[row->n] = false;
+	row->values[row->n++] = value;
+}
+
+static void
+add_null(Row *row)
+{
+	Assert(row->n < MAX_COLUMNS);
+	row->nulls[row->n] = true;
+	row->values[row->n++] = (Datum) 0;
+}
+
+static void
+add_count(Row *row, uint64 count)
+{
+	add_value(row, Int64GetDatum((int64) count));
+}
+
+/* microseconds to milliseconds; NULL if there is none */
+static void
+add_ms(Row *row, uint32 us, uint32 none)
+{
+	if (us == none)
+		add_null(row);
+	else
+		add_value(row, Float8GetDatum(us / 1000.0));
+}
+
+static void
+add_seconds(Row *row, uint64 us)
+{
+	add_value(row, Float8GetDatum(us / 1000000.0));
+}
+
+static void
+add_time(Row *row, TimestampTz time)
+{
+	if (time == 0)
+		add_null(row);
+	else
+		add_value(row, TimestampTzGetDatum(time));
+}
+
+/* the key, in three columns; a Unix-domain client has no address */
+static void
+add_key(Row *row, const ClientKey *key)
+{
+	if (key->family == 0)
+		add_null(row);
+	else
+	{
+		inet *address = (inet *) palloc0(sizeof(inet));
+
+		ip_family(address) = key->family == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6;
+		ip_bits(address) = ip_maxbits(address);
+		memcpy(ip_addr(address), key->address, ip_addrsize(address));
+		SET_INET_VARSIZE(address);
+		add_value(row, InetPGetDatum(address));
+	}
+	add_value(row, ObjectIdGetDatum(key->database));
+	add_value(row, ObjectIdGetDatum(key->role));
+}
+
+static void
+add_hostname(Row *row, const char *hostname)
+{
+	if (hostname[0] == '\0')
+		add_null(row);
+	else
+		add_value(row, CStringGetTextDatum(hostname));
+}
+
+static void
+put_row(FunctionCallInfo fcinfo, Row *row)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row->values,
+						 row->nulls);
+	row->n = 0;
+}
+
+
+/* ----------
+ * Histograms
+ * ----------
+ */
+
+/* a histogram's form outside: its cells that are not empty */
+typedef struct FilledCell
+{
+	uint64 count;
+	uint64 cell;
+} FilledCell;
+
+static bytea *
+histogram_out(const uint64 *counts)
+{
+	bytea *result;
+	FilledCell *filled;
+	int n = 0;
+
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+		n += counts[i] != 0;
+	result = palloc(VARHDRSZ + n * sizeof(FilledCell));
+	SET_VARSIZE(result, VARHDRSZ + n * sizeof(FilledCell));
+	filled = palloc(Max(n, 1) * sizeof(FilledCell));
+	n = 0;
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	{
+		if (counts[i] == 0)
+			continue;
+		filled[n].cell = i;
+		filled[n++].count = counts[i];
+	}
+	memcpy(VARDATA(result), filled, n * sizeof(FilledCell));
+	pfree(filled);
+	return result;
+}
+
+/* counts += what a bytea made by histogram_out() holds */
+static void
+histogram_add(uint64 *counts, const bytea *data)
+{
+	Size size = VARSIZE_ANY_EXHDR(data);
+	FilledCell filled;
+
+	for (Size at = 0; at + sizeof(FilledCell) <= size;
+		 at += sizeof(FilledCell))
+	{
+		memcpy(&filled, VARDATA_ANY(data) + at, sizeof(FilledCell));
+		if (filled.cell >= HISTOGRAM_CELLS)
+			break;
+		counts[filled.cell] += filled.count;
+	}
+	if (size % sizeof(FilledCell) != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("this is not a histogram of kasm_latency")));
+}
+
+/* the argument's histogram, in an array that it is given */
+static void
+histogram_argument(FunctionCallInfo fcinfo, int number, uint64 *counts)
+{
+	memset(counts, 0, HISTOGRAM_CELLS * sizeof(uint64));
+	histogram_add(counts, PG_GETARG_BYTEA_PP(number));
+}
+
+/*
+ * Aggregate over histograms: their sum.  NULLs add nothing.
+ */
+Datum
+kasm_latency_merge_transition(PG_FUNCTION_ARGS)
+{
+	MemoryContext context;
+	uint64 *counts;
+
+	if (!AggCheckCallContext(fcinfo, &context))
+		elog(ERROR, "merge_transition called outside of an aggregate");
+	if (PG_ARGISNULL(0))
+		counts = MemoryContextAllocZero(context,
+										HISTOGRAM_CELLS * sizeof(uint64));
+	else
+		counts = (uint64 *) PG_GETARG_POINTER(0);
+	if (!PG_ARGISNULL(1))
+		histogram_add(counts, PG_GETARG_BYTEA_PP(1));
+	PG_RETURN_POINTER(counts);
+}
+
+Datum
+kasm_latency_merge_final(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	PG_RETURN_BYTEA_P(histogram_out((uint64 *) PG_GETARG_POINTER(0)));
+}
+
+/*
+ * A percentile in milliseconds; NULL of an empty histogram.
+ */
+Datum
+kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
+{
+	uint64 counts[HISTOGRAM_CELLS];
+	double us;
+
+	histogram_argument(fcinfo, 0, counts);
+	us = histogram_percentile(counts, PG_GETARG_FLOAT8(1));
+	if (us < 0)
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8(rint(us) / 1000.0);
+}
+
+/*
+ * How many lie at or above that many milliseconds, to the cell.
+ */
+Datum
+kasm_latency_count_from(PG_FUNCTION_ARGS)
+{
+	uint64 counts[HISTOGRAM_CELLS];
+	double us = rint(PG_GETARG_FLOAT8(1) * 1000.0);
+	uint64 total = 0;
+
+	histogram_argument(fcinfo, 0, counts);
+	for (int i = HISTOGRAM_CELLS - 1; i >= 0; i--)
+	{
+		if ((double) histogram_cell_start(i) < us)
+			break;
+		total += counts[i];
+	}
+	PG_RETURN_INT64((int64) total);
+}
+
+/*
+ * The cells that are not empty: from, to (NULL: no upper bound), count.
+ */
+Datum
+kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
+{
+	uint64 counts[HISTOGRAM_CELLS];
+	Row row = { .n = 0 };
+
+	compat_init_materialized_srf(fcinfo);
+	histogram_argument(fcinfo, 0, counts);
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	{
+		if (counts[i] == 0)
+			continue;
+		add_value(&row, Float8GetDatum(histogram_cell_start(i) / 1000.0));
+		if (i + 1 < HISTOGRAM_CELLS)
+			add_value(&row,
+					  Float8GetDatum(histogram_cell_start(i + 1) / 1000.0));
+		else
+			add_null(&row);
+		add_count(&row, counts[i]);
+		put_row(fcinfo, &row);
+	}
+	return (Datum) 0;
+}
+
+
+/* ----------
+ * Clients, connections, the whole
+ * ----------
+ */
+
+/*
+ * The span that an argument names, in minutes, rounded up.
+ */
+static int
+span_argument(const Interval *since)
+{
+	double us = (double) since->time +
+				(double) since->day * USECS_PER_DAY +
+				(double) since->month * DAYS_PER_MONTH * USECS_PER_DAY;
+	double minutes = ceil(us / USECS_PER_MINUTE);
+
+	if (us <= 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("since must be greater than zero")));
+	if (minutes > SPAN_MAX_MINUTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("since must not be longer than %d minutes",
+						SPAN_MAX_MINUTES),
+				 errhint("What lies further back is only in "
+						 "kasm_latency.totals.")));
+	return (int) minutes;
+}
+
+/*
+ * client_figures(since interval): a row per client, of its figures over a
+ * span; with NULL, since the last reset.
+ */
+Datum
+kasm_latency_client_figures(PG_FUNCTION_ARGS)
+{
+	ClientReading *reading;
+	Row row = { .n = 0 };
+	int span = SPAN_SINCE_RESET;
+
+	require_loaded();
+	if (!PG_ARGISNULL(0))
+		span = span_argument(PG_GETARG_INTERVAL_P(0));
+	compat_init_materialized_srf(fcinfo);
+
+	reading = palloc(sizeof(ClientReading));
+	for (int i = 0; i < clients_capacity(); i++)
+	{
+		const WideFigures *figures = &reading->figures;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!client_read(i, span, reading))
+			continue;
+		add_key(&row, &reading->key);
+		add_hostname(&row, reading->hostname);
+		add_value(&row, BoolGetDatum(reading->evicted));
+		add_count(&row, figures->connections);
+		add_count(&row, reading->connections_made);
+		add_count(&row, figures->counters[ROUND_TRIPS]);
+		add_count(&row, figures->counters[TRANSACTIONS]);
+		add_count(&row, figures->counters[RETRANSMITS]);
+		add_ms(&row, reading->floor_us, 0);
+		if (reading->floor_us == 0)
+			add_null(&row);
+		else
+			add_value(&row, Int32GetDatum(reading->floor_age_minutes));
+		add_ms(&row, reading->turnaround_min_us, NO_MINIMUM);
+		add_seconds(&row, figures->counters[NETWORK_US]);
+		add_seconds(&row, figures->counters[SERVER_US]);
+		add_seconds(&row, figures->counters[TURNAROUND_US]);
+		add_value(&row,
+				  PointerGetDatum(histogram_out(figures->floors)));
+		for (int h = 0; h < N_HISTOGRAMS; h++)
+			add_value(&row,
+					  PointerGetDatum(histogram_out(figures->histograms[h])));
+		add_time(&row, reading->first_seen);
+		add_time(&row, reading->last_seen);
+		add_time(&row, reading->stats_since);
+		put_row(fcinfo, &row);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * live_connections(): a row per client backend.
+ */
+Datum
+kasm_latency_live_connections(PG_FUNCTION_ARGS)
+{
+	ConnectionReading *readings;
+	Row row = { .n = 0 };
+	int n;
+
+	require_loaded();
+	compat_init_materialized_srf(fcinfo);
+	n = connections_read(&readings);
+	for (int i = 0; i < n; i++)
+	{
+		const ConnectionReading *reading = &readings[i];
+
+		add_value(&row, Int32GetDatum(reading->pid));
+		add_key(&row, &reading->key);
+		add_hostname(&row, reading->hostname);
+		add_count(&row, reading->round_trips);
+		add_ms(&row, reading->floor_us, 0);
+		add_ms(&row, reading->turnaround_min_us, NO_MINIMUM);
+		add_time(&row, reading->connected_at);
+		add_time(&row, reading->last_seen);
+		put_row(fcinfo, &row);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * server_info(): one row about the extension itself.
+ */
+Datum
+kasm_latency_server_info(PG_FUNCTION_ARGS)
+{
+	ClientsInfo info;
+	Row row = { .n = 0 };
+
+	require_loaded();
+	compat_init_materialized_srf(fcinfo);
+	clients_info(&info);
+	add_value(&row, CStringGetTextDatum(KASM_LATENCY_VERSION));
+	add_count(&row, info.clients);
+	add_count(&row, info.max_clients);
+	add_count(&row, info.evicted);
+	add_count(&row, info.shared_memory_bytes);
+	add_time(&row, info.stats_reset);
+	add_time(&row, info.saved_at);
+	put_row(fcinfo, &row);
+	return (Datum) 0;
+}
+
+/*
+ * reset() and reset(client_addr inet)
+ */
+Datum
+kasm_latency_reset(PG_FUNCTION_ARGS)
+{
+	ClientKey key;
+	inet *address;
+	unsigned char mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+
+	require_loaded();
+	if (PG_NARGS() == 0)
+		PG_RETURN_TIMESTAMPTZ(clients_reset(NULL));
+
+	address = PG_GETARG_INET_PP(0);
+	if (ip_bits(address) != ip_maxbits(address))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client_addr must be an address, not a network")));
+	memset(&key, 0, sizeof(key));
+	if (ip_family(address) == PGSQL_AF_INET)
+	{
+		key.family = 4;
+		memcpy(key.address, ip_addr(address), 4);
+	}
+	else if (memcmp(ip_addr(address), mapped, sizeof(mapped)) == 0)
+	{
+		key.family = 4;
+		memcpy(key.address, ip_addr(address) + sizeof(mapped), 4);
+	}
+	else
+	{
+		key.family = 6;
+		memcpy(key.address, ip_addr(address), 16);
+	}
+	PG_RETURN_TIMESTAMPTZ(clients_reset(&key));
+}
