@@ -192,7 +192,8 @@ clients_lock_count(void)
 static uint32
 minute_of(int64 monotonic_us)
 {
-	return (uint32) ((monotonic_us + table->clock_offset_us) / USECS_PER_MINUTE);
+	return (uint32) ((monotonic_us + table->clock_offset_us) /
+					 USECS_PER_MINUTE);
 }
 
 /*
@@ -743,12 +744,11 @@ client_log_far_now(TimestampTz now)
 	mine = &entries[MySlot->client];
 	logged = mine->identity.far_logged_hour == hour;
 	for (int i = 0; i < table->max_clients && !logged; i++)
-		logged = entries[i].used &&
-				 entries[i].identity.far_logged_hour == hour &&
-				 entries[i].identity.key.family == mine->identity.key.family &&
-				 memcmp(entries[i].identity.key.address,
-						mine->identity.key.address,
-						sizeof(mine->identity.key.address)) == 0;
+		logged =
+			entries[i].used && entries[i].identity.far_logged_hour == hour &&
+			entries[i].identity.key.family == mine->identity.key.family &&
+			memcmp(entries[i].identity.key.address, mine->identity.key.address,
+				   sizeof(mine->identity.key.address)) == 0;
 	mine->identity.far_logged_hour = hour;
 	LWLockRelease(TABLE_LOCK);
 	return !logged;
@@ -1079,8 +1079,8 @@ client_restore(const ClientChunks *chunks)
 		return;
 	}
 	*history = *saved;
-	entry->hash = hash_bytes((const unsigned char *) &identity->key,
-							 sizeof(ClientKey));
+	entry->hash =
+		hash_bytes((const unsigned char *) &identity->key, sizeof(ClientKey));
 	link_entry(index);
 	table->n_used++;
 

@@ -86,8 +86,8 @@ extern bool clients_shmem_startup(void);
 extern bool clients_ready(void);
 
 /* the calling backend */
-extern void client_attach(TimestampTz now, int64 monotonic_us,
-						  uint32 floor_us, uint32 retransmits);
+extern void client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
+						  uint32 retransmits);
 extern bool client_fold_if_free(int64 monotonic_us);
 extern void client_detach(void);
 extern bool client_log_far_now(TimestampTz now);

@@ -47,8 +47,7 @@ compat_client_bytes_buffered(void)
 {
 #if PG_VERSION_NUM >= 170000
 	return pq_buffer_remaining_data() > 0;
-#elif PG_VERSION_NUM >= 150000 || \
-	(PG_VERSION_NUM >= 140001) || \
+#elif PG_VERSION_NUM >= 150000 || (PG_VERSION_NUM >= 140001) ||               \
 	(PG_VERSION_NUM >= 130005 && PG_VERSION_NUM < 140000)
 	return pq_buffer_has_data();
 #else
@@ -81,8 +80,7 @@ compat_init_materialized_srf(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("set-valued function called in context that cannot "
 						"accept a set")));
-	previous =
-		MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
+	previous = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	rsinfo->returnMode = SFRM_Materialize;

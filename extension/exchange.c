@@ -93,7 +93,8 @@ static char last_message = 0;
 /* is the request still to be seen of which the next answer will be? */
 static bool awaiting_request = false;
 
-static bool connection_open = false; /* first ReadyForQuery seen, and enabled */
+static bool connection_open =
+	false;						   /* first ReadyForQuery seen, and enabled */
 static bool pipelines = false;	   /* the client does not wait for answers */
 static bool client_ahead = false;  /* ... and so this exchange goes on */
 static bool error_flushed = false; /* an error went out, and no end since */
@@ -102,10 +103,10 @@ static bool copy_failed = false;   /* an error went out during that */
 
 static int socket_read_due = SOCKET_READ_EVERY;
 
-static TimestampTz request_at = 0;		/* of this exchange; 0 = not known */
-static TimestampTz answer_at = 0;		/* of the last one, wall clock */
-static int64 answer_monotonic = 0;	/* the same, monotonic clock */
-static Histogram answer_kind = OTHERS;	/* what its turnaround will be */
+static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
+static TimestampTz answer_at = 0;	   /* of the last one, wall clock */
+static int64 answer_monotonic = 0;	   /* the same, monotonic clock */
+static Histogram answer_kind = OTHERS; /* what its turnaround will be */
 
 /*
  * Take the statement's start for the time at which the request came, if it

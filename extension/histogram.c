@@ -55,16 +55,11 @@ typedef struct Segment
  * these itself.  The last one only ends the one before it.
  */
 static const Segment segments[] = {
-	{ 0, 1, 0, 0 },
-	SEGMENT(20, 2, 20),
-	SEGMENT(50, 5, 35),
-	DECADE(100, 45),
-	DECADE(1000, 80),
-	DECADE(10000, 115),
-	DECADE(100000, 150),
-	DECADE(1000000, 185),
-	DECADE(10000000, 220),
-	{ OVERFLOW_US, 1, OVERFLOW_CELL, 0 },
+	{ 0, 1, 0, 0 },		   SEGMENT(20, 2, 20),
+	SEGMENT(50, 5, 35),	   DECADE(100, 45),
+	DECADE(1000, 80),	   DECADE(10000, 115),
+	DECADE(100000, 150),   DECADE(1000000, 185),
+	DECADE(10000000, 220), { OVERFLOW_US, 1, OVERFLOW_CELL, 0 },
 };
 
 #define N_SEGMENTS ((int) lengthof(segments))

@@ -150,7 +150,7 @@ RETURNS SETOF record
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 30
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_histogram_cells';
-COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histogram that are not empty';
+COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histogram, from the first to the last that is not empty';
 
 
 /*
@@ -235,7 +235,8 @@ RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT round(ms::numeric, CASE WHEN ms < 10 THEN 2 WHEN ms < 100 THEN 1 ELSE 0 END) || ' ms'
+    SELECT trim_scale(round(ms::numeric, CASE WHEN ms < 0.1 THEN 3 WHEN ms < 10 THEN 2 WHEN ms < 100 THEN 1 ELSE 0 END))
+           || ' ms'
 $$;
 COMMENT ON FUNCTION kasm_latency.ms_text(double precision) IS 'Milliseconds for a sentence: 0.42 ms, 12.5 ms, 118 ms';
 
@@ -482,8 +483,10 @@ AS $$
     CROSS JOIN figures AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
-        f.connections_made > 0 OR f.round_trips > 0, f.rtt_ms, f.floors - f.far, f.far, f.samples,
-        f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
+        f.connections_made > 0 OR f.round_trips > 0,
+        -- who comes by a Unix-domain socket is on this machine, by the kernel's word
+        CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.rtt_ms END,
+        f.floors - f.far, f.far, f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
 $$;
@@ -612,8 +615,8 @@ COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it c
 
 CREATE VIEW kasm_latency.totals AS
     SELECT f.client_addr,
-           coalesce(d.datname, '(' || f.database_oid || ')') AS database,
-           coalesce(u.rolname, '(' || f.role_oid || ')') AS username,
+           coalesce(d.datname, '(' || nullif(f.database_oid, 0) || ')') AS database,
+           coalesce(u.rolname, '(' || nullif(f.role_oid, 0) || ')') AS username,
            CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
            f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
            f.retransmits, f.connections AS connections_total, f.stats_since
@@ -646,7 +649,7 @@ AS $$
               LEFT JOIN kasm_latency.judged_clients(since) AS c
                      ON histogram.host IS NULL OR c.host = histogram.host) AS m,
              kasm_latency.histogram_cells(m.merged) AS cell),
-    -- ten rows a decade, all of them boundaries of cells
+    -- Many cells are shown ten rows to the decade, whose bounds are all bounds of cells too.
     steps AS (
         SELECT 0::double precision AS from_ms
         UNION ALL
@@ -655,15 +658,18 @@ AS $$
              unnest(ARRAY[1, 1.2, 1.5, 2, 2.4, 3, 4, 5, 6, 8]) AS step
         UNION ALL
         SELECT 100000),
-    steps_from_to AS (
-        SELECT s.from_ms, lead(s.from_ms) OVER (ORDER BY s.from_ms) AS to_ms FROM steps AS s),
+    rows AS (
+        SELECT c.from_ms, c.to_ms FROM cells AS c WHERE (SELECT count(*) FROM cells) <= 30
+        UNION ALL
+        SELECT * FROM (SELECT s.from_ms, lead(s.from_ms) OVER (ORDER BY s.from_ms) AS to_ms FROM steps AS s) AS s
+        WHERE (SELECT count(*) FROM cells) > 30
+          AND s.from_ms <= (SELECT max(c.from_ms) FROM cells AS c)
+          AND (s.to_ms IS NULL OR s.to_ms > (SELECT min(c.from_ms) FROM cells AS c))),
     counted AS (
-        SELECT s.from_ms, s.to_ms, coalesce(sum(c.count), 0)::bigint AS count
-        FROM steps_from_to AS s
-        LEFT JOIN cells AS c ON c.from_ms >= s.from_ms AND (s.to_ms IS NULL OR c.from_ms < s.to_ms)
-        WHERE s.from_ms <= (SELECT max(c.from_ms) FROM cells AS c)
-          AND (s.to_ms IS NULL OR s.to_ms > (SELECT min(c.from_ms) FROM cells AS c))
-        GROUP BY s.from_ms, s.to_ms)
+        SELECT r.from_ms, r.to_ms, sum(c.count)::bigint AS count
+        FROM rows AS r
+        JOIN cells AS c ON c.from_ms >= r.from_ms AND (r.to_ms IS NULL OR c.from_ms < r.to_ms)
+        GROUP BY r.from_ms, r.to_ms)
     SELECT c.from_ms, c.to_ms, c.count,
            round(c.count / sum(c.count) OVER (), 4)::double precision,
            repeat('#', ceil(40.0 * c.count / max(c.count) OVER ())::integer)

@@ -71,10 +71,9 @@ check_app_roles(char **newval, void **extra, GucSource source)
 static void
 define_settings(void)
 {
-	DefineCustomBoolVariable("kasm_latency.enabled",
-							 "Measures exchanges with clients.", NULL,
-							 &kasm_latency_enabled, true, PGC_SIGHUP, 0, NULL,
-							 NULL, NULL);
+	DefineCustomBoolVariable(
+		"kasm_latency.enabled", "Measures exchanges with clients.", NULL,
+		&kasm_latency_enabled, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomRealVariable(
 		"kasm_latency.rtt_limit",
 		"Sets the round trip time from which on a client is out of band.",
@@ -98,20 +97,18 @@ define_settings(void)
 		"Lists the database roles whose clients are judged.",
 		"Empty means all.", &app_roles, "", PGC_USERSET, GUC_LIST_INPUT,
 		check_app_roles, NULL, NULL);
-	DefineCustomIntVariable(
-		"kasm_latency.max_clients",
-		"Sets how many clients are kept apart.",
-		"A client is an address, database and role.",
-		&kasm_latency_max_clients, 200, 1, 100000, PGC_POSTMASTER, 0, NULL,
-		NULL, NULL);
+	DefineCustomIntVariable("kasm_latency.max_clients",
+							"Sets how many clients are kept apart.",
+							"A client is an address, database and role.",
+							&kasm_latency_max_clients, 200, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable(
 		"kasm_latency.log_far_clients",
 		"Logs clients at or above the limit when they connect.", NULL,
 		&kasm_latency_log_far_clients, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomBoolVariable("kasm_latency.save",
-							 "Saves statistics across server shutdowns.", NULL,
-							 &kasm_latency_save, true, PGC_SIGHUP, 0, NULL,
-							 NULL, NULL);
+	DefineCustomBoolVariable(
+		"kasm_latency.save", "Saves statistics across server shutdowns.", NULL,
+		&kasm_latency_save, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("kasm_latency");
 }
 
@@ -156,7 +153,7 @@ shmem_startup(void)
 	if (IsUnderPostmaster)
 		return;
 	on_shmem_exit(save_at_exit, (Datum) 0);
-	if (made && kasm_latency_save)
+	if (made)
 		savefile_load();
 }
 

@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "clients.h"
+#include "kasm_latency.h"
 #include "savefile.h"
 
 #define SAVE_FILE PGSTAT_STAT_PERMANENT_DIRECTORY "/kasm_latency.stat"
@@ -129,11 +130,10 @@ savefile_write(void)
 	return;
 
 fail:
-	ereport(WARNING,
-			(errcode_for_file_access(),
-			 errmsg("kasm_latency: could not write file \"%s\": %m",
-					SAVE_FILE_TEMPORARY),
-			 errdetail("The statistics of this run are lost.")));
+	ereport(WARNING, (errcode_for_file_access(),
+					  errmsg("kasm_latency: could not write file \"%s\": %m",
+							 SAVE_FILE_TEMPORARY),
+					  errdetail("The statistics of this run are lost.")));
 	if (save.file != NULL)
 		FreeFile(save.file);
 	unlink(SAVE_FILE_TEMPORARY);
@@ -196,6 +196,12 @@ savefile_load(void)
 	const char *problem;
 
 	unlink(SAVE_FILE_TEMPORARY);
+	if (!kasm_latency_save)
+	{
+		/* switched on again, it must not bring back what is long past */
+		unlink(SAVE_FILE);
+		return;
+	}
 	save.file = AllocateFile(SAVE_FILE, PG_BINARY_R);
 	if (save.file == NULL)
 	{
@@ -217,9 +223,8 @@ savefile_load(void)
 	if (problem == NULL)
 		return;
 	clients_forget_all();
-	ereport(WARNING,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("kasm_latency: ignoring file \"%s\": %s", SAVE_FILE,
-					problem),
-			 errdetail("Starting empty.")));
+	ereport(WARNING, (errcode(ERRCODE_DATA_CORRUPTED),
+					  errmsg("kasm_latency: ignoring file \"%s\": %s",
+							 SAVE_FILE, problem),
+					  errdetail("Starting empty.")));
 }

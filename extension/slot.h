@@ -69,9 +69,9 @@ typedef struct Slot
 	Figures figures;
 
 	/* written by the owner at connect and exit, under the client's lock */
-	int pid;			 /* 0 = free */
-	int client;			 /* index of the client entry */
-	int next;			 /* next slot of the same client, or -1 */
+	int pid;	/* 0 = free */
+	int client; /* index of the client entry */
+	int next;	/* next slot of the same client, or -1 */
 	uint32 connected_minute;
 	TimestampTz connected_at;
 } Slot;

@@ -49,8 +49,7 @@ socket_rtt_read(int sock, SocketRtt *rtt)
 		return false;
 
 	/* the kernel says ~0 as long as it has no sample */
-	rtt->min_rtt_us =
-		info.tcpi_min_rtt == UINT32_MAX ? 0 : info.tcpi_min_rtt;
+	rtt->min_rtt_us = info.tcpi_min_rtt == UINT32_MAX ? 0 : info.tcpi_min_rtt;
 	rtt->total_retrans = info.tcpi_total_retrans;
 	return true;
 #else

@@ -232,8 +232,8 @@ kasm_latency_merge_transition(PG_FUNCTION_ARGS)
 	if (!AggCheckCallContext(fcinfo, &context))
 		elog(ERROR, "merge_transition called outside of an aggregate");
 	if (PG_ARGISNULL(0))
-		counts = MemoryContextAllocZero(context,
-										HISTOGRAM_CELLS * sizeof(uint64));
+		counts =
+			MemoryContextAllocZero(context, HISTOGRAM_CELLS * sizeof(uint64));
 	else
 		counts = (uint64 *) PG_GETARG_POINTER(0);
 	if (!PG_ARGISNULL(1))
@@ -286,20 +286,25 @@ kasm_latency_count_from(PG_FUNCTION_ARGS)
 }
 
 /*
- * The cells that are not empty: from, to (NULL: no upper bound), count.
+ * The cells from the first to the last that is not empty: from, to (NULL: no
+ * upper bound), count.
  */
 Datum
 kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
 {
 	uint64 counts[HISTOGRAM_CELLS];
+	int first = 0;
+	int last = HISTOGRAM_CELLS - 1;
 	Row row = { .n = 0 };
 
 	compat_init_materialized_srf(fcinfo);
 	histogram_argument(fcinfo, 0, counts);
-	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	while (first <= last && counts[first] == 0)
+		first++;
+	while (last >= first && counts[last] == 0)
+		last--;
+	for (int i = first; i <= last; i++)
 	{
-		if (counts[i] == 0)
-			continue;
 		add_value(&row, Float8GetDatum(histogram_cell_start(i) / 1000.0));
 		if (i + 1 < HISTOGRAM_CELLS)
 			add_value(&row,
@@ -324,8 +329,7 @@ kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
 static int
 span_argument(const Interval *since)
 {
-	double us = (double) since->time +
-				(double) since->day * USECS_PER_DAY +
+	double us = (double) since->time + (double) since->day * USECS_PER_DAY +
 				(double) since->month * DAYS_PER_MONTH * USECS_PER_DAY;
 	double minutes = ceil(us / USECS_PER_MINUTE);
 
@@ -333,12 +337,11 @@ span_argument(const Interval *since)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("since must be greater than zero")));
 	if (minutes > SPAN_MAX_MINUTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("since must not be longer than %d minutes",
-						SPAN_MAX_MINUTES),
-				 errhint("What lies further back is only in "
-						 "kasm_latency.totals.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("since must not be longer than %d minutes",
+							   SPAN_MAX_MINUTES),
+						errhint("What lies further back is only in "
+								"kasm_latency.totals.")));
 	return (int) minutes;
 }
 
@@ -383,8 +386,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_seconds(&row, figures->counters[NETWORK_US]);
 		add_seconds(&row, figures->counters[SERVER_US]);
 		add_seconds(&row, figures->counters[TURNAROUND_US]);
-		add_value(&row,
-				  PointerGetDatum(histogram_out(figures->floors)));
+		add_value(&row, PointerGetDatum(histogram_out(figures->floors)));
 		for (int h = 0; h < N_HISTOGRAMS; h++)
 			add_value(&row,
 					  PointerGetDatum(histogram_out(figures->histograms[h])));

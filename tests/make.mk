@@ -1,0 +1,26 @@
+# The targets beyond PGXS: they install what they need, and run on private
+# copies of everything (see docs/development.md).
+
+RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
+C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
+
+.PHONY: demo test lint format
+
+demo:
+	@$(RUN) demo
+
+test:
+	@$(RUN) test $(PARTS)
+
+lint:
+	clang-format --dry-run -Werror $(C_FILES)
+	cppcheck --quiet --std=c99 --enable=warning,performance,portability \
+		--error-exitcode=1 --inline-suppr --suppress=missingIncludeSystem \
+		$(C_FILES)
+	tests/lib/conventions.sh
+
+format:
+	clang-format -i $(C_FILES)
+
+# "make" builds, whatever is included first
+.DEFAULT_GOAL := all

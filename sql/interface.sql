@@ -1,0 +1,86 @@
+-- The fixed names: relations and functions, their columns and types in order.
+\set SHOW_CONTEXT never
+CREATE EXTENSION kasm_latency;
+
+SELECT c.relname, c.relkind, string_agg(a.attname, ', ' ORDER BY a.attnum) AS columns
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
+GROUP BY c.relname, c.relkind ORDER BY c.relname COLLATE "C";
+
+-- latencies are double precision milliseconds
+SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'kasm_latency'::regnamespace AND a.attname ~ '_(ms|s)$'
+  AND a.atttypid <> 'double precision'::regtype;
+
+SELECT p.oid::regprocedure AS function, pg_get_function_result(p.oid) ~ '^(SETOF|TABLE)' AS set, p.prosecdef AS definer
+FROM pg_proc p WHERE p.pronamespace = 'kasm_latency'::regnamespace
+ORDER BY p.oid::regprocedure::text COLLATE "C";
+
+-- everything has a comment, every function a pinned search_path
+SELECT c.relname FROM pg_class c
+WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
+  AND obj_description(c.oid, 'pg_class') IS NULL;
+SELECT p.proname FROM pg_proc p
+WHERE p.pronamespace = 'kasm_latency'::regnamespace
+  AND (obj_description(p.oid, 'pg_proc') IS NULL
+       OR p.prokind = 'f' AND NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
+
+-- the views and functions answer
+SELECT count(*) >= 1 AS clients FROM kasm_latency.clients;
+SELECT count(*) >= 1 AS hosts FROM kasm_latency.hosts;
+SELECT count(*) AS flagged FROM kasm_latency.flagged;
+SELECT count(*) AS me FROM kasm_latency.connections WHERE pid = pg_backend_pid();
+SELECT sum(round_trips) > 0 AS totals FROM kasm_latency.totals;
+SELECT version, clients >= 1 AS clients, max_clients, evicted, saved_at FROM kasm_latency.info;
+SELECT info.shared_memory_bytes = allocated_size AS memory_is_what_is_allocated,
+       info.shared_memory_bytes <= 32 * 1024 * 1024 AS within_32_mb
+FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency';
+SELECT sum(count) > 0 AS counted, round(sum(share)::numeric, 2) AS share FROM kasm_latency.histogram('server');
+SELECT count(*) FROM kasm_latency.histogram('server', 'no such host');
+SELECT count(*) >= 1 AS client_stats FROM kasm_latency.client_stats('1 hour');
+SELECT count(*) >= 1 AS host_stats FROM kasm_latency.host_stats('1 minute');
+
+-- every exchange of this session is counted once: reading it is one
+SELECT round_trips AS before FROM kasm_latency.connections WHERE pid = pg_backend_pid() \gset
+SELECT 1 \g (format=unaligned tuples_only=on)
+SELECT 2 \g (format=unaligned tuples_only=on)
+SELECT round_trips - :before AS counted FROM kasm_latency.connections WHERE pid = pg_backend_pid();
+
+-- path classes, at their bounds
+SELECT ms, kasm_latency.path_class(ms)
+FROM unnest(ARRAY[0, 0.999, 1, 4.999, 5, 9.999, 10, 99.9, 100, 'Infinity', NULL]::float8[]) AS ms;
+
+-- histograms: merged, and their percentiles (a cell is at most 10 % wide)
+SELECT kasm_latency.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_latency.count_from(''::bytea, 0) AS none,
+       kasm_latency.percentile_ms(kasm_latency.merge_histograms(''::bytea), 0.5) AS merged;
+SELECT kasm_latency.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
+
+-- the rule of the verdicts, case by case
+SELECT why, kasm_latency.verdict(measured, rtt, near, far, samples, p10, p50, 10, 20) AS verdict
+FROM (VALUES
+    (1, 'nothing measured', false, 0.4, 0, 0, 0, NULL, NULL),
+    (2, 'floor at the limit', true, 10, 0, 1, 0, NULL, NULL),
+    (3, 'floor below, ceilings below', true, 9.999, 1, 0, 20, 9.999, 9.999),
+    (4, 'floor below, too few ceilings', true, 9.999, 1, 0, 19, 50, 50),
+    (5, 'the tenth percentile at the limit', true, 0.4, 1, 0, 20, 10, 11),
+    (6, 'the median at the limit', true, 0.4, 1, 0, 20, 9.9, 10),
+    (7, 'three far connections of many', true, 0.4, 997, 3, 100, 0.5, 0.5),
+    (8, 'two far connections of many', true, 0.4, 998, 2, 100, 0.5, 0.5),
+    (9, 'one of ten', true, 0.4, 9, 1, 100, 0.5, 0.5),
+    (10, 'far now, near before', true, 25, 5, 1, 100, 0.5, 0.5),
+    (11, 'no floor, ceilings below', true, NULL, 0, 0, 20, 0.5, 0.5),
+    (12, 'no floor, ceilings above', true, NULL, 0, 0, 20, 15, 15),
+    (13, 'no floor, few ceilings', true, NULL, 0, 0, 5, 15, 15)
+) AS t (n, why, measured, rtt, near, far, samples, p10, p50) ORDER BY n;
+SELECT verdict, rank, severity FROM kasm_latency.verdicts ORDER BY rank DESC;
+
+-- sentences
+SELECT kasm_latency.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
+SELECT kasm_latency.reason('out_of_band', 118.2, 0, 0, 3, 340, 119, 121.5, 10) AS reason
+UNION ALL SELECT kasm_latency.reason('out_of_band', 118.2, 200, 0, 3, 0, NULL, NULL, 10)
+UNION ALL SELECT kasm_latency.reason('unproven', 0.4, 20, 5, 0, 340, 119, 121.5, 10)
+UNION ALL SELECT kasm_latency.reason('unproven', 0.4, 0, 5, 4, 340, 0.5, 60, 10);
+
+DROP EXTENSION kasm_latency;
+SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname = 'kasm_latency';

@@ -1,0 +1,102 @@
+"""Four Web Apps at 0.3, 3, 25 and 120 ms from a throwaway server, launching
+for 20 seconds; then what a DBA sees in psql.
+
+    demo.py BINDIR USER
+"""
+import socket
+import sys
+import time
+
+import lab
+
+SECONDS = 20
+HOSTS = [("webapp-1", 0.3), ("webapp-2", 3), ("webapp-3", 25), ("webapp-eu", 120)]
+
+HOSTS_QUERY = """SELECT host, client_addrs, round_trips, rtt_ms, turnaround_p10_ms AS p10_ms,
+       turnaround_p50_ms AS p50_ms, server_p50_ms, path, verdict
+FROM kasm_latency.hosts"""
+FLAGGED_QUERY = """SELECT severity, host, verdict, rtt_ms, limit_ms, round_trips, reason, remedy
+FROM kasm_latency.flagged"""
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def show(server, query, *options):
+    say(f"kasm=# {query};".replace("\n", "\nkasm-# "))
+    say(server.psql(query, options=["-d", "kasm", *options]))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launch(server, clients):
+    end = time.monotonic() + SECONDS
+    again = "\r" if sys.stdout.isatty() else "\n"
+    while (left := end - time.monotonic()) > 0:
+        if any(client.poll() for client in clients):
+            break  # one failed: say so now
+        done = server.rows("SELECT coalesce(sum(round_trips), 0) AS n FROM kasm_latency.totals "
+                           "WHERE username = 'kasmapp'")[0]["n"]
+        print(f"  {SECONDS - left:2.0f} of {SECONDS} s, {done} round trips", end=again, flush=True)
+        time.sleep(min(1, left))
+    counted = sum(lab.result(client)["launches"] for client in clients)
+    say(f"  {SECONDS} of {SECONDS} s, {counted} launches of BEGIN, ten queries, COMMIT\n")
+
+
+def prepare(server):
+    server.start()
+    server.psql("CREATE ROLE kasmapp LOGIN", "CREATE DATABASE kasm OWNER kasmapp")
+    server.psql("CREATE EXTENSION kasm_latency", options=["-d", "kasm"])
+
+
+def with_lab(bindir, user):
+    say("Starting a throwaway server, and four Web Apps at 0.3, 3, 25 and 120 ms from it ...")
+    server = lab.Server(bindir, user)
+    try:
+        prepare(server)
+        hosts = [lab.Host(name, rtt_ms, user) for name, rtt_ms in HOSTS]
+        server.psql(*(f"SELECT kasm_latency.register_host('{host.addr}', '{host.name}')"
+                      for host in hosts), options=["-d", "kasm", "-o", "/dev/null"])
+        launch(server, [host.client("--seconds", str(SECONDS), "--pause", "0.2") for host in hosts])
+        report(server, hosts[-1].name)
+        say("The server's log, as each distant client connected:")
+        say("".join(line + "\n" for line in server.log_text().splitlines()
+                    if "ms away" in line))
+    finally:
+        server.remove()
+
+
+def on_loopback(bindir, user, reason):
+    say(f"No lab here, as {reason}: one Web App on loopback instead, at no distance.")
+    server = lab.Server(bindir, user, port=free_port(), listen="127.0.0.1")
+    try:
+        prepare(server)
+        dsn = f"host=127.0.0.1 port={server.port} user=kasmapp dbname=kasm sslmode=require"
+        client = lab.subprocess.Popen(
+            [lab.PYTHON, lab.os.path.join(lab.HERE, "client.py"), dsn, "--seconds", str(SECONDS)],
+            stdout=lab.subprocess.PIPE, text=True)
+        launch(server, [client])
+        report(server, "127.0.0.1")
+    finally:
+        server.remove()
+
+
+def report(server, worst):
+    show(server, HOSTS_QUERY)
+    show(server, FLAGGED_QUERY, "-x")
+    show(server, f"SELECT * FROM kasm_latency.histogram('turnaround', '{worst}')")
+
+
+if __name__ == "__main__":
+    lab.stop_on_signals()
+    reason_against = None if lab.os.environ.get(lab.MARK) == "inside" else lab.why_not()
+    if reason_against is None:
+        lab.enter()
+        with_lab(*sys.argv[1:3])
+    else:
+        on_loopback(*sys.argv[1:3], reason_against)

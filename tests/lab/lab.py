@@ -1,0 +1,224 @@
+"""The lab: hosts at real distances from a private PostgreSQL server.
+
+A host is a network namespace, joined to the server's by a pair of TUN devices
+and a relay that delays IP packets (relay.c).  Everything lives in namespaces
+of the lab's own (network, mounts, processes), entered by enter(): when the
+lab's first process ends, however it ends, the kernel ends all others and
+removes every namespace, device and mount with it.
+"""
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PYTHON = "/usr/bin/python3"
+NETNS_DIR = "/run/netns"
+MARK = "KASM_LATENCY_LAB"
+PORT = 5432
+
+
+def why_not():
+    """Why there can be no lab on this machine, or None."""
+    if os.geteuid() != 0:
+        return "it needs root"
+    if not os.path.exists("/dev/net/tun"):
+        return "there is no /dev/net/tun"
+    for command in ("unshare", "ip", "setpriv"):
+        if shutil.which(command) is None:
+            return f"there is no program {command}"
+    probe = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "ip", "tuntap",
+         "add", "dev", "probe", "mode", "tun"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if probe.returncode != 0:
+        return "namespaces or TUN devices are not to be had: " + probe.stderr.strip()
+    return None
+
+
+def enter():
+    """Go on in namespaces of our own; returns in there, as their first
+    process but one."""
+    if os.environ.get(MARK) != "inside":
+        os.environ[MARK] = "inside"
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork",
+                              "--kill-child", "--mount-proc", PYTHON] + sys.argv)
+    os.makedirs(NETNS_DIR, exist_ok=True)
+    run("mount", "-t", "tmpfs", "none", NETNS_DIR)
+    run("ip", "link", "set", "lo", "up")
+
+
+def run(*command, **options):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def as_user(user):
+    """The words before a command that make it run as that user."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={user}", "--regid=" + run("id", "-g", user).strip(),
+            "--clear-groups"]
+
+
+class Server:
+    """A throwaway PostgreSQL server with kasm_latency, over TLS."""
+
+    def __init__(self, bindir, user, port=PORT, listen="*", settings=""):
+        self.bindir, self.user, self.port = bindir, user, port
+        self.dir = tempfile.mkdtemp(prefix="kasm_latency_lab.")
+        self.data = os.path.join(self.dir, "data")
+        self.log = os.path.join(self.dir, "log")
+        self.environ = dict(os.environ, HOME=self.dir, PGUSER="postgres",
+                            PGHOST=self.dir, PGPORT=str(port), PGDATABASE="postgres",
+                            PATH=bindir + ":/usr/bin:/bin", LC_ALL="C.UTF-8",
+                            PGCONNECT_TIMEOUT="20")
+        if os.geteuid() == 0:
+            shutil.chown(self.dir, user)
+        os.chmod(self.dir, 0o711)
+        self.command("initdb", "-N", "-D", self.data, "-U", "postgres", "-A", "trust",
+                     "-E", "UTF8", "--locale=C.UTF-8")
+        self.command("openssl", "req", "-new", "-x509", "-days", "3650", "-nodes",
+                     "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                     "-subj", "/CN=lab", "-keyout", self.data + "/server.key",
+                     "-out", self.data + "/server.crt")
+        with open(self.data + "/postgresql.conf", "a") as conf:
+            conf.write(f"""
+shared_preload_libraries = 'kasm_latency'
+listen_addresses = '{listen}'
+port = {port}
+unix_socket_directories = '{self.dir}'
+ssl = on
+fsync = off
+log_min_messages = log
+{settings}
+""")
+        with open(self.data + "/pg_hba.conf", "w") as hba:
+            hba.write("local all all trust\nhost all all all trust\n")
+
+    def command(self, *command):
+        return run(*as_user(self.user), *command, env=self.environ, cwd=self.dir)
+
+    def start(self):
+        # pg_ctl leaves the server's output open, so it must not go to a pipe
+        done = subprocess.run(as_user(self.user) + ["pg_ctl", "-D", self.data, "-l", self.log,
+                                                    "-w", "-s", "start"],
+                              env=self.environ, cwd=self.dir,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise RuntimeError("the server did not start:\n" + self.log_text())
+        self.psql("CREATE EXTENSION kasm_latency")
+
+    def stop(self):
+        if os.path.exists(self.data + "/postmaster.pid"):
+            self.command("pg_ctl", "-D", self.data, "-m", "fast", "-w", "-s", "stop")
+
+    def remove(self):
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def log_text(self):
+        with open(self.log, errors="replace") as log:
+            return log.read()
+
+    def psql(self, *commands, options=()):
+        """What psql prints for these commands."""
+        words = [word for command in commands for word in ("-c", command)]
+        return self.command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, *words)
+
+    def rows(self, query):
+        """A query's rows, as dictionaries of strings; NULL is None."""
+        text = self.psql(query, options=["--csv", "-P", "null=\\N"])
+        return [{name: None if value == "\\N" else value for name, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text))]
+
+
+class Host:
+    """A host at a distance.  Its address is .2 of a network of its own, the
+    server is .1 of that."""
+    count = 0
+
+    def __init__(self, name, rtt_ms, user, **path):
+        Host.count += 1
+        number = Host.count
+        self.name, self.user, self.netns = name, user, f"{NETNS_DIR}/host{number}"
+        self.server_addr, self.addr = f"10.77.{number}.1", f"10.77.{number}.2"
+        self.server_addr6, self.addr6 = f"fd77:{number}::1", f"fd77:{number}::2"
+        inside = ["ip", "-n", f"host{number}"]
+        run("ip", "netns", "add", f"host{number}")
+        self.relay = subprocess.Popen(
+            [os.path.join(HERE, "relay"), "/proc/self/ns/net", f"lab{number}", self.netns, "eth0"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.expect("ready")
+        self.set_path(rtt_ms, **path)
+        run("ip", "addr", "add", f"{self.server_addr}/24", "dev", f"lab{number}")
+        run("ip", "addr", "add", f"{self.server_addr6}/64", "dev", f"lab{number}", "nodad")
+        run("ip", "link", "set", f"lab{number}", "up", "mtu", "1500")
+        run(*inside, "link", "set", "lo", "up")
+        run(*inside, "addr", "add", f"{self.addr}/24", "dev", "eth0")
+        run(*inside, "addr", "add", f"{self.addr6}/64", "dev", "eth0", "nodad")
+        run(*inside, "link", "set", "eth0", "up", "mtu", "1500")
+
+    def expect(self, word):
+        answer = self.relay.stdout.readline().strip()
+        if answer != word:
+            raise RuntimeError(f"the relay of {self.name} says {answer!r}, not {word!r}")
+
+    def set_path(self, rtt_ms, jitter_ms=0, loss=0, reorder=0):
+        """Distance and jitter of the round trip; loss and reordering as a
+        share of the packets of each direction."""
+        self.rtt_ms = rtt_ms
+        self.relay.stdin.write(f"{round(rtt_ms * 500)} {round(jitter_ms * 500)} "
+                               f"{round(loss * 1000)} {round(reorder * 1000)}\n")
+        self.relay.stdin.flush()
+        self.expect("set")
+
+    def popen(self, *command, **options):
+        """Start a command on this host."""
+        # libpq looks for certificates at home, and home would be root's
+        return subprocess.Popen(["nsenter", "--net=" + self.netns, *as_user(self.user), *command],
+                                text=True, env=dict(os.environ, HOME="/nonexistent"), **options)
+
+    def dsn(self, user="kasmapp", database="kasm", sslmode="require", addr=None):
+        return (f"host={addr or self.server_addr} port={PORT} user={user} dbname={database} "
+                f"sslmode={sslmode} gssencmode=disable connect_timeout=20")
+
+    def client(self, *arguments, dsn=None):
+        """Start client.py on this host; see there for what it does."""
+        return self.popen(PYTHON, os.path.join(HERE, "client.py"), dsn or self.dsn(), *arguments,
+                          stdout=subprocess.PIPE)
+
+
+def result(client):
+    """Wait for a client and return what it counted."""
+    output, _ = client.communicate()
+    if client.returncode != 0:
+        raise RuntimeError(f"a client failed with status {client.returncode}")
+    return json.loads(output)
+
+
+def stop_on_signals():
+    """Let an interrupted lab clean up as one that fails does."""
+    def stop(number, _frame):
+        raise SystemExit(128 + number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def wait_until(condition, seconds=20):
+    """Wait for a condition; its last value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value

@@ -1,0 +1,124 @@
+#!/bin/bash
+# Run the demo, or tests, on a private copy of everything: the tree is built
+# and installed into a copy of the server's installation, by an unprivileged
+# user, and all of it is removed at the end.
+#
+#	run.sh demo
+#	run.sh test [PART ...]		parts: see below; all by default
+#
+# PG_CONFIG names the server to copy; TEST_USER the user when run by root.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(dirname "$here")
+what=${1:?demo or test}
+shift
+parts=${*:-lint regress tap lab}
+
+"$here/setup.sh" "$what"
+
+user=$(id -un)
+[ "$user" != root ] || user=${TEST_USER:-nobody}
+export PG_CONFIG=${PG_CONFIG:-pg_config}
+work=$(mktemp -d /tmp/kasm_latency.XXXXXX)
+work_jobs=()
+clean_up() {
+	local job
+	for job in "${work_jobs[@]:-}"; do
+		[ -z "$job" ] || kill "$job" 2>/dev/null || true
+	done
+	wait
+	rm -rf "$work" 2>/dev/null || sudo rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+as_user() {
+	if [ "$(id -un)" = "$user" ]; then
+		"$@"
+	else
+		setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups \
+			env HOME="$work" "$@"
+	fi
+}
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E "$@"; fi
+}
+
+# ----- the copy
+
+tar -C "$top" --exclude=.git --exclude='*.o' --exclude='*.so' --exclude=tmp_check -cf - . |
+	(mkdir "$work/tree" && tar -C "$work/tree" -xf -)
+[ "$(id -u)" != 0 ] || chown -R "$user:$(id -g "$user")" "$work"
+chmod 755 "$work"
+tree=$work/tree
+gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE \
+	"$tree/tests/lab/relay.c" -o "$tree/tests/lab/relay"
+export TMPDIR=$work
+staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" EXTRA_CFLAGS=-Werror)
+bindir=$(dirname "$staged")
+pgxs=$(dirname "$(dirname "$("$staged" --pgxs)")")
+
+if [ "$what" = demo ]; then
+	cd "$tree/tests/lab"
+	as_root /usr/bin/python3 demo.py "$bindir" "$user"
+	exit
+fi
+
+# ----- the parts: each prints what it does, and fails if a test fails
+
+# style and static checks, of what is in the tree
+part_lint() {
+	as_user make -s -C "$tree" lint
+}
+
+# the SQL surface, under pg_regress
+part_regress() {
+	local config=$work/regress.conf
+	echo "shared_preload_libraries = 'kasm_latency'" >"$config"
+	chmod 644 "$config"
+	(cd "$tree" && as_user "$pgxs/test/regress/pg_regress" --bindir="$bindir" --inputdir=. \
+		--outputdir="$work" --temp-instance="$work/regress" --temp-config="$config" \
+		--dlpath=. $(ls sql | sed -n 's/\.sql$//p')) ||
+		{ cat "$work/regression.diffs" 2>/dev/null; return 1; }
+}
+
+# servers and clients, under prove
+part_tap() {
+	(cd "$tree" && as_user env PATH="$bindir:$PATH" PG_REGRESS="$pgxs/test/regress/pg_regress" \
+		TESTDATADIR="$work/tmp_check" TESTLOGDIR="$work/tmp_check/log" \
+		prove -j 2 --timer -I "$pgxs/test/perl" tests/tap/*.pl)
+}
+
+# real clients over real distances
+part_lab() {
+	(cd "$tree/tests/lab" && as_root /usr/bin/python3 scenarios.py "$bindir" "$user")
+}
+
+# ----- all of them, side by side; what they say one after the other
+
+passed=0 failed=0 skipped=0
+declare -A job
+for part in $parts; do
+	("part_$part" >"$work/$part.out" 2>&1) &
+	job[$part]=$!
+	work_jobs+=($!)
+done
+summary=()
+for part in $parts; do
+	status=0
+	wait "${job[$part]}" || status=$?
+	echo "----- $part"
+	cat "$work/$part.out"
+	case $status in
+		0) passed=$((passed + 1)); summary+=("$part: passed") ;;
+		77) skipped=$((skipped + 1)); summary+=("$part: NOT RUN: $(tail -n 1 "$work/$part.out")") ;;
+		*) failed=$((failed + 1)); summary+=("$part: FAILED") ;;
+	esac
+done
+work_jobs=()
+echo "-----"
+printf '%s\n' "${summary[@]}"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]

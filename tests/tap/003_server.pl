@@ -1,0 +1,181 @@
+# What concerns the whole server: loading, the save file, a crash, the log,
+# names, address families, room for clients.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('server');
+$node->init;
+$node->append_conf('postgresql.conf', "listen_addresses = '127.0.0.1, ::1'");
+$node->start;
+
+# ----- not loaded: CREATE EXTENSION works, every reader says what is missing
+
+$node->safe_psql('postgres', 'CREATE EXTENSION kasm_latency');
+foreach my $read (
+	(map { "TABLE kasm_latency.$_" } qw(clients hosts flagged connections totals info)),
+	(map { "SELECT * FROM kasm_latency.$_" }
+		"client_stats('5 min')", "host_stats('5 min')", "histogram('rtt')", 'reset()', "reset('10.0.0.1')"))
+{
+	my ($status, $out, $err) = $node->psql('postgres', $read);
+	like($err, qr/ERROR:  kasm_latency must be loaded via shared_preload_libraries\n.*HINT:  Add the line "shared_preload_libraries = 'kasm_latency'" to postgresql.conf and restart the server\./s,
+		"not loaded: $read");
+}
+is($node->safe_psql('postgres', 'SELECT kasm_latency.path_class(3)'), 'same region',
+	'not loaded: arithmetic works');
+$node->safe_psql('postgres', "SELECT kasm_latency.register_host('127.0.0.1', 'by four'), kasm_latency.register_host('::1', 'by six')");
+
+# ----- loaded: one client by TCP over IPv4, IPv6 and a socket each
+
+$node->append_conf('postgresql.conf', qq(
+shared_preload_libraries = 'kasm_latency'
+kasm_latency.max_clients = 3
+restart_after_crash = on
+));
+$node->restart;
+like(slurp_file($node->logfile), qr/LOG:  kasm_latency: no saved statistics; starting empty/,
+	'a first start says that it starts empty');
+
+my $port = $node->port;
+sub by
+{
+	my ($host, $user, @commands) = @_;
+	my @words = map { ('-c', $_) } @commands;
+	return run_log([ 'psql', '-XqAt', '-d', "host=$host port=$port user=$user dbname=postgres", @words ],
+		'>', \my $out);
+}
+sub settled
+{
+	$node->poll_query_until('postgres',
+		q(SELECT count(*) = 1 FROM kasm_latency.connections)) or die 'a connection stays';
+	return;
+}
+
+$node->safe_psql('postgres', 'CREATE ROLE one LOGIN; CREATE ROLE two LOGIN; CREATE ROLE three LOGIN; CREATE ROLE four LOGIN');
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+by($_, 'one', 'BEGIN', ('SELECT 1') x 24, 'COMMIT') for '127.0.0.1', '::1';
+settled();
+is( $node->safe_psql('postgres', q(
+		SELECT host, client_addr, round_trips, transactions, connections, rtt_ms > 0 AND rtt_ms < 5,
+		       turnaround_min_ms >= rtt_ms, path, verdict
+		FROM kasm_latency.clients WHERE username = 'one' ORDER BY host)),
+	"by four|127.0.0.1|26|1|1|t|t|same zone|in_band\nby six|::1|26|1|1|t|t|same zone|in_band",
+	'IPv4 and IPv6 clients, by their registered names');
+is( $node->safe_psql('postgres', q(
+		SELECT host, client_addr, rtt_ms, path, verdict FROM kasm_latency.clients WHERE client_addr IS NULL)),
+	'[local]||||floor_only', 'a client by Unix-domain socket has no address and no round trip');
+
+# ----- saved and read back, without loss
+
+my $sum = q(SELECT host, username, round_trips, transactions, connections_total, stats_since
+	FROM kasm_latency.totals WHERE username = 'one' ORDER BY 1);
+my $before = $node->safe_psql('postgres', $sum);
+my $recent = q(SELECT host, round_trips, turnaround_min_ms, turnaround_p50_ms, rtt_ms, verdict
+	FROM kasm_latency.clients WHERE username = 'one' ORDER BY 1);
+my $recent_before = $node->safe_psql('postgres', $recent);
+$node->restart;
+is($node->safe_psql('postgres', $sum), $before, 'totals survive a restart');
+is($node->safe_psql('postgres', $recent), $recent_before, 'recent figures survive a restart');
+is($node->safe_psql('postgres', 'SELECT saved_at IS NOT NULL FROM kasm_latency.info'), 't', 'saved_at says so');
+ok(!-e $node->data_dir . '/pg_stat/kasm_latency.stat', 'the file is gone once it was read');
+
+# a file that is not ours, or not whole: a warning, and an empty start
+foreach my $damage ('cut', 'flipped', 'another', 'longer')
+{
+	$node->stop;
+	my $file = $node->data_dir . '/pg_stat/kasm_latency.stat';
+	my $bytes = slurp_file($file);
+	$bytes = substr($bytes, 0, length($bytes) / 2) if $damage eq 'cut';
+	substr($bytes, 1000, 1) ^= "\x10" if $damage eq 'flipped';
+	substr($bytes, 0, 1) ^= "\x10" if $damage eq 'another';
+	$bytes .= 'x' if $damage eq 'longer';
+	open my $out, '>:raw', $file or die $!;
+	print $out $bytes;
+	close $out;
+	my $at = -s $node->logfile;
+	$node->start;
+	like(substr(slurp_file($node->logfile), $at), qr/WARNING:  kasm_latency: ignoring file "pg_stat\/kasm_latency.stat": it/,
+		"a $damage file is ignored with a warning");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM kasm_latency.totals WHERE username = 'one'"),
+		'0', 'and the start is empty');
+	by('127.0.0.1', 'one', 'SELECT 1');
+}
+
+# not saved, and so not read
+$node->append_conf('postgresql.conf', 'kasm_latency.save = off');
+$node->restart;
+is($node->safe_psql('postgres', "SELECT count(*) FROM kasm_latency.totals WHERE username = 'one'"),
+	'0', 'save = off: nothing is kept');
+$node->append_conf('postgresql.conf', 'kasm_latency.save = on');
+$node->reload;
+
+# ----- a crash: empty, with a new stats_since, and the log says so
+
+by('127.0.0.1', 'one', 'SELECT 1');
+my $at = -s $node->logfile;
+my $since = $node->safe_psql('postgres', 'SELECT stats_reset FROM kasm_latency.info');
+my $crash = $node->background_psql('postgres', on_error_stop => 0);
+my $pid = $crash->query_safe('SELECT pg_backend_pid()');
+kill 'KILL', $pid;
+$node->poll_query_until('postgres',
+	"SELECT stats_reset > '$since' FROM kasm_latency.info") or die 'no restart';
+is($node->safe_psql('postgres', "SELECT count(*) FROM kasm_latency.totals WHERE username = 'one'"),
+	'0', 'after a crash it starts empty');
+like(substr(slurp_file($node->logfile), $at), qr/no saved statistics; starting empty/, 'and says so');
+eval { $crash->quit };
+
+# ----- room for three: the one unseen for longest makes room, and is summed
+
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+foreach my $user (qw(one two three four))
+{
+	by('127.0.0.1', $user, 'SELECT 1', 'SELECT 2');
+	settled();
+}
+# the observer is a client too, and here all the time
+is( $node->safe_psql('postgres', q(SELECT host, username, round_trips, connections_total
+		FROM kasm_latency.totals WHERE username IS DISTINCT FROM current_user ORDER BY username NULLS FIRST)),
+	"(evicted)||4|2\nby four|four|2|1\nby four|three|2|1", 'the oldest two made room, and are summed');
+is($node->safe_psql('postgres', 'SELECT clients, max_clients, evicted FROM kasm_latency.info'),
+	'3|3|2', 'info counts them');
+
+# all pinned: the newcomer is accounted with the evicted
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+my @sessions = map { $node->background_psql('postgres', extra_params => [ '-U', $_ ]) } qw(one two three);
+my $evicted = q(SELECT round_trips FROM kasm_latency.totals WHERE host = '(evicted)');
+my $evicted_before = $node->safe_psql('postgres', "SELECT coalesce(max(round_trips), 0) FROM ($evicted) AS e");
+$_->query_safe('SELECT 1') for @sessions;
+my $over = $node->safe_psql('postgres', $evicted);
+ok($over > 0, 'who finds no room is accounted with the evicted');
+ok($node->safe_psql('postgres', $evicted) >= $over, 'and goes on to be');
+$_->quit for @sessions;
+
+# ----- the log line: once per address and hour
+
+$node->append_conf('postgresql.conf', "kasm_latency.rtt_limit = '1us'\nlog_hostname = on\nkasm_latency.max_clients = 20");
+$node->restart;
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+$at = -s $node->logfile;
+by('127.0.0.1', $_, 'SELECT 1') for qw(one two one);
+by('::1', 'one', 'SELECT 1');
+$node->append_conf('postgresql.conf', 'kasm_latency.log_far_clients = off');
+$node->reload;
+settled();
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+by('127.0.0.1', 'four', 'SELECT 1');
+my @lines = substr(slurp_file($node->logfile), $at) =~ /LOG:  (kasm_latency: client .*)/g;
+is(scalar @lines, 2, 'one line per address');
+like($lines[0], qr/^kasm_latency: client 127\.0\.0\.1 \(\S+\) is \d\.\d\d ms away; the limit is 0\.001 ms$/,
+	'a far client is logged with the name that was resolved');
+settled();
+$node->safe_psql('postgres', "SELECT kasm_latency.forget_host('127.0.0.1')");
+is( $node->safe_psql('postgres', q(SELECT count(*) FROM kasm_latency.clients
+		WHERE client_addr = '127.0.0.1' AND host <> '127.0.0.1' AND host <> '[local]')),
+	'1', 'a name that the server resolved names the host');
+
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP/, 'nothing went wrong');
+done_testing();
