@@ -560,7 +560,7 @@ set_hostname(ClientIdentity *identity, const char *name)
 
 	if (name == NULL || name[0] == '\0')
 		return;
-	for (; name[n] != '\0' && n < CLIENT_HOSTNAME_LEN - 1; n++)
+	for (; n < CLIENT_HOSTNAME_LEN - 1 && name[n] != '\0'; n++)
 		identity->hostname[n] =
 			name[n] > ' ' && name[n] < 0x7f ? name[n] : '?';
 	identity->hostname[n] = '\0';

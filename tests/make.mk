@@ -12,10 +12,15 @@ demo:
 test:
 	@$(RUN) test $(PARTS)
 
+# other versions of clang-format format otherwise
 lint:
-	clang-format --dry-run -Werror $(C_FILES)
+	@case "$$(clang-format --version)" in \
+		*" 14."*) clang-format --dry-run -Werror $(C_FILES) ;; \
+		*) echo "lint: format not checked: clang-format is not version 14" ;; \
+	esac
 	cppcheck --quiet --std=c99 --enable=warning,performance,portability \
 		--error-exitcode=1 --inline-suppr --suppress=missingIncludeSystem \
+		--suppress=preprocessorErrorDirective:extension/socket_rtt.c \
 		$(C_FILES)
 	tests/lib/conventions.sh
 

@@ -23,7 +23,7 @@ awk '/^CREATE FUNCTION/ { name = $3; pinned = 0 }
 	complain "these functions do not pin search_path"
 
 # every setting, and everything that reads to the outside, is in the reference
-for setting in $(grep -ohE '"kasm_latency\.[a-z_]+"' extension/kasm_latency.c | tr -d '"' | sort -u); do
+for setting in $(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",' | sort -u); do
 	grep -q "\`$setting\`" docs/reference.md || complain "$setting is not in docs/reference.md"
 done
 for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|AGGREGATE) kasm_latency\.([a-z_]+).*/\2/p' \
@@ -32,7 +32,7 @@ for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|AGGREGATE) kasm_latency\
 done
 
 # settings are defined, and documented, in the same order
-diff <(grep -ohE '"kasm_latency\.[a-z_]+"' extension/kasm_latency.c | tr -d '"') \
+diff <(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",') \
 	<(grep -oE '^\| `kasm_latency\.[a-z_]+`' docs/reference.md | tr -d '|` ') >/dev/null ||
 	complain "the settings' order in docs/reference.md is not that of kasm_latency.c"
 
