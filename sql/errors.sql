@@ -32,7 +32,7 @@ SET kasm_latency.max_clients = 10;
 SET kasm_latency.log_far_clients = off;
 SET kasm_latency.save = off;
 SET kasm_latency.no_such_setting = 1;
-SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'kasm_latency.%' ORDER BY name COLLATE "C";
+SELECT name, boot_val, unit, context FROM pg_settings WHERE name LIKE 'kasm_latency.%' ORDER BY name COLLATE "C";
 
 SET kasm_latency.rtt_limit = 0.5;
 SELECT kasm_latency.limit_ms();

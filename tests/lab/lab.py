@@ -186,9 +186,11 @@ class Host:
 
     def popen(self, *command, **options):
         """Start a command on this host."""
-        # libpq looks for certificates at home, and home would be root's
+        # libpq looks for certificates at home, and home would be root's; an
+        # interrupt at the terminal is the lab's to handle, not its clients'
         return subprocess.Popen(["nsenter", "--net=" + self.netns, *as_user(self.user), *command],
-                                text=True, env=dict(os.environ, HOME="/nonexistent"), **options)
+                                text=True, env=dict(os.environ, HOME="/nonexistent"),
+                                start_new_session=True, **options)
 
     def dsn(self, user="kasmapp", database="kasm", sslmode="require", addr=None):
         return (f"host={addr or self.server_addr} port={PORT} user={user} dbname={database} "
