@@ -784,12 +784,28 @@ read_ring(ClientReading *reading, const Cell *ring, int n_cells, uint32 first)
 }
 
 /*
+ * Add the ceilings of the minutes from "first" on.
+ */
+static void
+read_ceilings(ClientReading *reading, const Cell *minutes, uint32 first)
+{
+	for (int i = 0; i < MINUTE_CELLS; i++)
+	{
+		if (minutes[i].number < first)
+			continue;
+		for (int c = 0; c < HISTOGRAM_CELLS; c++)
+			reading->ceilings_since_floor[c] +=
+				minutes[i].figures.histograms[CEILINGS][c];
+	}
+}
+
+/*
  * Add what a live slot has beyond its baseline.  "first_minute" is the first
- * of the span, 0 for the totals.
+ * of the span, 0 for the totals; "first_since" the first after the floor's.
  */
 static void
 read_slot(ClientReading *reading, int number, uint32 first_minute,
-		  uint32 *floor_minute)
+		  uint32 first_since, uint32 *floor_minute)
 {
 	const Baseline *baseline = BASELINE(number);
 	Slot slot;
@@ -802,6 +818,11 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 			reading->turnaround_min_us =
 				Min(reading->turnaround_min_us, slot.pending_min_us);
 	}
+	if (slot.minute >= first_since)
+		for (int c = 0; c < HISTOGRAM_CELLS; c++)
+			reading->ceilings_since_floor[c] +=
+				(uint32) (slot.figures.histograms[CEILINGS][c] -
+						  baseline->figures.histograms[CEILINGS][c]);
 
 	/* a connection made before the span lives in it, and so belongs to it */
 	if (first_minute > 0 &&
@@ -831,6 +852,7 @@ client_read(int index, int span_minutes, ClientReading *reading)
 	const ClientEntry *entry = &entries[index];
 	const ClientHistory *history = &histories[index];
 	uint32 first_minute = 0;
+	uint32 first_since;
 	uint32 floor_minute;
 
 	LWLockAcquire(ENTRY_LOCK(index), LW_SHARED);
@@ -840,7 +862,7 @@ client_read(int index, int span_minutes, ClientReading *reading)
 		return false;
 	}
 
-	memset(&reading->figures, 0, sizeof(WideFigures));
+	memset(reading, 0, sizeof(ClientReading));
 	reading->key = entry->identity.key;
 	reading->evicted = index == EVICTED_ENTRY;
 	memcpy(reading->hostname, entry->identity.hostname, CLIENT_HOSTNAME_LEN);
@@ -867,8 +889,12 @@ client_read(int index, int span_minutes, ClientReading *reading)
 	}
 	reading->connections_made = reading->figures.connections;
 
+	first_since = floor_minute + (floor_minute < now_minute ? 1 : 0);
+	first_since = Max(first_since, first_minute);
+	read_ceilings(reading, history->minutes, first_since);
+
 	for (int i = entry->first_slot; i != NO_SLOT; i = SLOT(i)->next)
-		read_slot(reading, i, first_minute, &floor_minute);
+		read_slot(reading, i, first_minute, first_since, &floor_minute);
 	LWLockRelease(ENTRY_LOCK(index));
 
 	reading->floor_age_minutes =

@@ -48,7 +48,9 @@ typedef struct ClientReading
 	char hostname[CLIENT_HOSTNAME_LEN];
 	WideFigures figures;
 	uint64 connections_made; /* of figures.connections, made in the span */
-	uint32 floor_us;		 /* 0 = not known */
+	/* ceilings of the minutes after the floor's, or of its own while it runs */
+	uint64 ceilings_since_floor[HISTOGRAM_CELLS];
+	uint32 floor_us; /* 0 = not known */
 	uint32 floor_age_minutes;
 	uint32 turnaround_min_us; /* NO_MINIMUM = none */
 	TimestampTz first_seen;

@@ -47,6 +47,7 @@ CREATE FUNCTION kasm_latency.client_figures(
     OUT ceilings bytea,
     OUT other_turnarounds bytea,
     OUT server_times bytea,
+    OUT ceilings_since_rtt bytea,
     OUT first_seen timestamptz,
     OUT last_seen timestamptz,
     OUT stats_since timestamptz)
@@ -338,7 +339,7 @@ COMMENT ON FUNCTION kasm_latency.host_of(inet, text) IS 'Name, role and zone of 
 CREATE VIEW kasm_latency.verdicts AS
     SELECT * FROM (VALUES
         ('out_of_band', 6, 'critical', 'even the fastest round trip took as long as the limit or longer'),
-        ('unproven', 5, 'warning', 'the path is near, but what answers through it may not be'),
+        ('unproven', 5, 'warning', 'near by one sign and far by another: see the reason'),
         ('slow_turnaround', 4, 'info', 'the path is near; the client pauses between queries, or the path is congested at times'),
         ('in_band', 3, NULL, 'proven from both sides to be near'),
         ('floor_only', 2, NULL, 'near by the kernel''s word, if nothing stands between; too few exchanges to prove it'),
@@ -347,17 +348,31 @@ CREATE VIEW kasm_latency.verdicts AS
 COMMENT ON VIEW kasm_latency.verdicts IS 'The verdicts, worst first, with the severity of each; flagged shows critical and warning';
 COMMENT ON COLUMN kasm_latency.verdicts.rank IS 'The higher, the worse';
 
-CREATE FUNCTION kasm_latency.mixed_distances(near bigint, far bigint)
+CREATE FUNCTION kasm_latency.enough(these bigint, others bigint)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT near > 0 AND far > 0 AND (far >= 3 OR far >= 0.1 * (near + far))
+    SELECT these >= 3 OR these > 0 AND these >= 0.1 * (these + others)
 $$;
-COMMENT ON FUNCTION kasm_latency.mixed_distances(bigint, bigint) IS 'Do so many connections below the limit and so many at or above it mean several hosts behind one address?';
+COMMENT ON FUNCTION kasm_latency.enough(bigint, bigint) IS 'Are so many, beside so many others, no accident: at least 3, or 10 %';
+
+CREATE FUNCTION kasm_latency.mixed_distances(
+    rtt_ms double precision, limit_ms double precision,
+    near bigint, far bigint, near_since bigint, far_since bigint)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- the newest connections are far, yet near answers came after them; or the
+    -- newest are near, and others of the span far
+    SELECT CASE WHEN rtt_ms >= limit_ms THEN kasm_latency.enough(near_since, far_since)
+                ELSE near > 0 AND kasm_latency.enough(far, near) END
+$$;
+COMMENT ON FUNCTION kasm_latency.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
 CREATE FUNCTION kasm_latency.verdict(
-    measured boolean, rtt_ms double precision, near bigint, far bigint, samples bigint,
+    measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
     p10_ms double precision, p50_ms double precision,
     limit_ms double precision, min_samples bigint)
 RETURNS text
@@ -366,75 +381,81 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
         WHEN NOT measured THEN 'no_data'
+        WHEN mixed THEN 'unproven'
         WHEN rtt_ms >= limit_ms THEN 'out_of_band'
-        WHEN kasm_latency.mixed_distances(near, far) THEN 'unproven'
         WHEN samples < min_samples THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
         WHEN p10_ms >= limit_ms THEN 'unproven'
         WHEN p50_ms >= limit_ms THEN 'slow_turnaround'
         ELSE 'in_band'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency.verdict(boolean, double precision, bigint, bigint, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
+COMMENT ON FUNCTION kasm_latency.verdict(boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
 CREATE FUNCTION kasm_latency.reason(
-    verdict text, rtt_ms double precision, rtt_age_minutes integer, near bigint, far bigint,
+    verdict text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
+    near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
     samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
 RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN mixed AND rtt_ms < limit_ms THEN
+            format('Of %s connections %s took %s or longer for their fastest round trip, the others less (the newest %s), '
+                   'over %s exchanges: hosts at different distances share this address, as behind NAT or docker-proxy, '
+                   'or the path became shorter within the span.',
+                   near + far, far, kasm_latency.ms_text(limit_ms), kasm_latency.ms_text(rtt_ms), round_trips)
+        WHEN mixed THEN
+            format('The newest connections took %s for their fastest round trip, yet of %s turnarounds inside transactions '
+                   'since %s took less than the limit of %s, over %s exchanges: hosts at different distances share this '
+                   'address, as behind NAT or docker-proxy, or the path became longer within the last minute.',
+                   kasm_latency.ms_text(rtt_ms), near_since + far_since, near_since, kasm_latency.ms_text(limit_ms),
+                   round_trips)
         WHEN verdict = 'out_of_band' THEN
-            format('The fastest round trip took %s, and the limit is %s.',
+            format('The fastest round trip took %s, and the limit is %s: every query waits at least that long. ',
                    kasm_latency.ms_text(rtt_ms), kasm_latency.ms_text(limit_ms))
             || CASE WHEN samples > 0
-                    THEN format(' Over %s turnarounds inside transactions the typical one took %s.',
-                                samples, kasm_latency.ms_text(p50_ms))
-                    ELSE ' No turnaround inside a transaction was seen yet.' END
-        WHEN verdict = 'unproven' AND kasm_latency.mixed_distances(near, far) THEN
-            format('Of %s connections %s took %s or longer for their fastest round trip, the others less '
-                   '(the newest %s): hosts at different distances share this address, as behind NAT or docker-proxy.',
-                   near + far, far, kasm_latency.ms_text(limit_ms), kasm_latency.ms_text(rtt_ms))
+                    THEN format('Over %s exchanges the typical turnaround inside transactions took %s (median of %s); what it '
+                                'has beyond the fastest is the client''s own time, or the path''s congestion.',
+                                round_trips, kasm_latency.ms_text(p50_ms), samples)
+                    ELSE format('Of %s exchanges none was timed inside a transaction yet.', round_trips) END
         WHEN verdict = 'unproven' THEN
             format('The fastest round trip took %s, but of %s turnarounds inside transactions nine in ten took %s '
-                   'or longer, the typical one %s, and the limit is %s. A connection pooler or proxy may stand '
-                   'between and hide a distant client; or the path became slower since the connections were made; '
-                   'or the client pauses before every query.',
+                   'or longer, the typical one %s, over %s exchanges, and the limit is %s. In between stands a connection '
+                   'pooler or proxy that hides a distant client; or the path became slower since the connections were '
+                   'made; or the client pauses before every query.',
                    coalesce(kasm_latency.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency.ms_text(p10_ms),
-                   kasm_latency.ms_text(p50_ms), kasm_latency.ms_text(limit_ms))
-        WHEN verdict = 'slow_turnaround' THEN
-            format('The fastest round trip took %s, and of %s turnarounds inside transactions one in ten took %s or '
-                   'less; but the typical one took %s, and the limit is %s.',
-                   kasm_latency.ms_text(rtt_ms), samples, kasm_latency.ms_text(p10_ms),
-                   kasm_latency.ms_text(p50_ms), kasm_latency.ms_text(limit_ms))
+                   kasm_latency.ms_text(p50_ms), round_trips, kasm_latency.ms_text(limit_ms))
     END
-    || CASE WHEN rtt_age_minutes > 60
-            THEN format(' (The round trip was measured %s hours ago, when it last connected.)', rtt_age_minutes / 60)
+    || CASE WHEN rtt_age_minutes >= 120
+            THEN format(' (The fastest round trip is of %s hours ago, when the newest connection was made.)',
+                        rtt_age_minutes / 60)
             WHEN rtt_age_minutes > extract(epoch FROM kasm_latency.recent()) / 60
-            THEN format(' (The round trip was measured %s minutes ago, when it last connected.)', rtt_age_minutes)
+            THEN format(' (The fastest round trip is of %s minutes ago, when the newest connection was made.)',
+                        rtt_age_minutes)
             ELSE '' END
 $$;
-COMMENT ON FUNCTION kasm_latency.reason(text, double precision, integer, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
+COMMENT ON FUNCTION kasm_latency.reason(text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
 
-CREATE FUNCTION kasm_latency.remedy(verdict text, near bigint, far bigint)
+CREATE FUNCTION kasm_latency.remedy(verdict text, mixed boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN mixed THEN
+            'Check first, in kasm_latency.connections, how far each connection is, and what they belong to; then give '
+            'each Web App an address of its own towards the database.'
         WHEN verdict = 'out_of_band' THEN
-            'Move this Web App beside the database, and serve its users by a Dedicated Proxy in their region.'
-        WHEN verdict = 'unproven' AND kasm_latency.mixed_distances(near, far) THEN
-            'See kasm_latency.connections for the distance of each connection; then give each Web App an address '
-            'of its own towards the database.'
+            'Move this Web App beside the database (same region, best the same zone), and serve its users by a Dedicated '
+            'Proxy in their region, which needs no database connection. Check first with ping from the database''s host.'
         WHEN verdict = 'unproven' THEN
-            'Find out what is at this address. If it is a pooler or proxy, measure the round trip from the Web App '
-            'behind it; if it is the Web App itself, restart its services, as a new connection measures the path anew.'
-        WHEN verdict = 'slow_turnaround' THEN
-            'Look at the load of this host, and at the path''s congestion; distance is not the cause.'
+            'Check first what is at this address. A pooler or proxy: measure the round trip from the Web App behind it. '
+            'The Web App itself: restart its services, as a new connection measures the path anew; if it is near then '
+            'too, the client pauses, so look at that host''s load.'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency.remedy(text, bigint, bigint) IS 'What to do about a verdict';
+COMMENT ON FUNCTION kasm_latency.remedy(text, boolean) IS 'What to do about a verdict, and what to check first';
 
 
 /*
@@ -447,7 +468,7 @@ RETURNS TABLE (
     connections bigint, round_trips bigint, transactions bigint,
     rtt_ms double precision, rtt_age_minutes integer, turnaround_min_ms double precision,
     p10_ms double precision, p50_ms double precision,
-    near bigint, far bigint, samples bigint,
+    near bigint, far bigint, near_since bigint, far_since bigint, mixed boolean, samples bigint,
     rtts bytea, ceilings bytea, server_times bytea,
     retransmits bigint, judged boolean, verdict text, rank integer, severity text,
     first_seen timestamptz, last_seen timestamptz)
@@ -462,8 +483,13 @@ AS $$
                kasm_latency.percentile_ms(f.ceilings, 0.1) AS p10_ms,
                kasm_latency.percentile_ms(f.ceilings, 0.5) AS p50_ms,
                kasm_latency.count_from(f.ceilings, 0) AS samples,
-               kasm_latency.count_from(f.rtts, 0) AS floors,
-               kasm_latency.count_from(f.rtts, s.limit_ms) AS far
+               kasm_latency.count_from(f.rtts, 0) - kasm_latency.count_from(f.rtts, s.limit_ms) AS near,
+               kasm_latency.count_from(f.rtts, s.limit_ms) AS far,
+               kasm_latency.count_from(f.ceilings_since_rtt, 0)
+                   - kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS near_since,
+               kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since,
+               -- who comes by a Unix-domain socket is on this machine, by the kernel's word
+               CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.rtt_ms END AS judged_rtt_ms
         FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
         WHERE NOT f.evicted)
     SELECT f.client_addr,
@@ -473,7 +499,7 @@ AS $$
            f.rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
            -- the exact minimum is sharper than the cell that it fell into
            greatest(f.p10_ms, f.turnaround_min_ms), greatest(f.p50_ms, f.turnaround_min_ms),
-           f.floors - f.far, f.far, f.samples,
+           f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
            f.rtts, f.ceilings, f.server_times,
            f.retransmits,
            h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR u.rolname = ANY (s.app_roles)),
@@ -482,11 +508,11 @@ AS $$
     FROM setting AS s
     CROSS JOIN figures AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    CROSS JOIN LATERAL kasm_latency.mixed_distances(
+        f.judged_rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
-        f.connections_made > 0 OR f.round_trips > 0,
-        -- who comes by a Unix-domain socket is on this machine, by the kernel's word
-        CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.rtt_ms END,
-        f.floors - f.far, f.far, f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
+        f.connections_made > 0 OR f.round_trips > 0, f.judged_rtt_ms, m.mixed,
+        f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
 $$;
@@ -591,9 +617,9 @@ CREATE VIEW kasm_latency.flagged AS
     SELECT w.severity, w.host, w.role, w.zone, a.client_addrs, w.verdict,
            w.rtt_ms, w.p10_ms AS turnaround_p10_ms, w.p50_ms AS turnaround_p50_ms,
            l.limit_ms, a.round_trips,
-           kasm_latency.reason(w.verdict, w.rtt_ms, w.rtt_age_minutes, w.near, w.far,
-                               w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
-           kasm_latency.remedy(w.verdict, w.near, w.far) AS remedy,
+           kasm_latency.reason(w.verdict, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
+                               w.far_since, w.round_trips, w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
+           kasm_latency.remedy(w.verdict, w.mixed) AS remedy,
            a.last_seen
     FROM worst AS w
     JOIN whole AS a ON a.host = w.host

@@ -390,6 +390,8 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		for (int h = 0; h < N_HISTOGRAMS; h++)
 			add_value(&row,
 					  PointerGetDatum(histogram_out(figures->histograms[h])));
+		add_value(&row, PointerGetDatum(
+							histogram_out(reading->ceilings_since_floor)));
 		add_time(&row, reading->first_seen);
 		add_time(&row, reading->last_seen);
 		add_time(&row, reading->stats_since);

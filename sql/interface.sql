@@ -57,30 +57,45 @@ SELECT kasm_latency.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_latency.co
 SELECT kasm_latency.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
 
 -- the rule of the verdicts, case by case
-SELECT why, kasm_latency.verdict(measured, rtt, near, far, samples, p10, p50, 10, 20) AS verdict
+SELECT why, kasm_latency.verdict(measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
 FROM (VALUES
-    (1, 'nothing measured', false, 0.4, 0, 0, 0, NULL, NULL),
-    (2, 'floor at the limit', true, 10, 0, 1, 0, NULL, NULL),
-    (3, 'floor below, ceilings below', true, 9.999, 1, 0, 20, 9.999, 9.999),
-    (4, 'floor below, too few ceilings', true, 9.999, 1, 0, 19, 50, 50),
-    (5, 'the tenth percentile at the limit', true, 0.4, 1, 0, 20, 10, 11),
-    (6, 'the median at the limit', true, 0.4, 1, 0, 20, 9.9, 10),
-    (7, 'three far connections of many', true, 0.4, 997, 3, 100, 0.5, 0.5),
-    (8, 'two far connections of many', true, 0.4, 998, 2, 100, 0.5, 0.5),
-    (9, 'one of ten', true, 0.4, 9, 1, 100, 0.5, 0.5),
-    (10, 'far now, near before', true, 25, 5, 1, 100, 0.5, 0.5),
-    (11, 'no floor, ceilings below', true, NULL, 0, 0, 20, 0.5, 0.5),
-    (12, 'no floor, ceilings above', true, NULL, 0, 0, 20, 15, 15),
-    (13, 'no floor, few ceilings', true, NULL, 0, 0, 5, 15, 15)
-) AS t (n, why, measured, rtt, near, far, samples, p10, p50) ORDER BY n;
+    (1, 'nothing measured', false, 0.4, false, 0, NULL, NULL),
+    (2, 'floor at the limit', true, 10, false, 0, NULL, NULL),
+    (3, 'floor below, ceilings below', true, 9.999, false, 20, 9.999, 9.999),
+    (4, 'floor below, too few ceilings', true, 9.999, false, 19, 50, 50),
+    (5, 'the tenth percentile at the limit', true, 0.4, false, 20, 10, 11),
+    (6, 'the median at the limit', true, 0.4, false, 20, 9.9, 10),
+    (7, 'mixed, the newest near', true, 0.4, true, 100, 0.5, 0.5),
+    (8, 'mixed, the newest far', true, 60, true, 100, 0.5, 0.5),
+    (9, 'no floor, ceilings below', true, NULL, false, 20, 0.5, 0.5),
+    (10, 'no floor, ceilings above', true, NULL, false, 20, 15, 15),
+    (11, 'no floor, few ceilings', true, NULL, false, 5, 15, 15)
+) AS t (n, why, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
+SELECT why, kasm_latency.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
+FROM (VALUES
+    (1, 'all near', 0.4, 10, 0, 10, 0),
+    (2, 'three far connections of many', 0.4, 997, 3, 100, 0),
+    (3, 'two far connections of many', 0.4, 998, 2, 100, 0),
+    (4, 'one of ten', 0.4, 9, 1, 100, 0),
+    (5, 'far alone', 60, 0, 10, 0, 10),
+    (6, 'far now, near before', 60, 10, 1, 0, 10),
+    (7, 'far now, near answers since', 60, 10, 1, 3, 100),
+    (8, 'far now, one accident since', 60, 10, 1, 1, 100),
+    (9, 'no round trip known', NULL, 0, 0, 10, 10)
+) AS t (n, why, rtt, near, far, near_since, far_since) ORDER BY n;
 SELECT verdict, rank, severity FROM kasm_latency.verdicts ORDER BY rank DESC;
 
 -- sentences
 SELECT kasm_latency.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
-SELECT kasm_latency.reason('out_of_band', 118.2, 0, 0, 3, 340, 119, 121.5, 10) AS reason
-UNION ALL SELECT kasm_latency.reason('out_of_band', 118.2, 200, 0, 3, 0, NULL, NULL, 10)
-UNION ALL SELECT kasm_latency.reason('unproven', 0.4, 20, 5, 0, 340, 119, 121.5, 10)
-UNION ALL SELECT kasm_latency.reason('unproven', 0.4, 0, 5, 4, 340, 0.5, 60, 10);
+SELECT reason, kasm_latency.remedy(v, m) AS remedy
+FROM (VALUES
+    ('out_of_band', false, 118.2, 0, 0, 3, 0, 340, 402, 340, 119, 121.5),
+    ('out_of_band', false, 118.2, 200, 0, 3, 0, 0, 402, 0, NULL, NULL),
+    ('unproven', false, 0.4, 20, 5, 0, 0, 340, 402, 340, 119, 121.5),
+    ('unproven', true, 0.4, 0, 5, 4, 30, 0, 402, 340, 0.5, 60),
+    ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 0.5, 60)
+) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50),
+LATERAL kasm_latency.reason(v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
 
 DROP EXTENSION kasm_latency;
 SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname = 'kasm_latency';
