@@ -4,6 +4,7 @@
 #	make install        into that server's directories
 #	make installcheck   regression and TAP tests against that installation
 #	make demo           see it at work, on a throwaway server
+#	make lab            every scenario of distance and noise
 #	make test           everything, on throwaway servers
 #	make lint           style and static checks
 

@@ -81,6 +81,8 @@ typedef struct ClientIdentity
 	TimestampTz stats_since;
 	uint32 floor_us;		/* lowest of the newest minute with a connect */
 	uint32 floor_minute;	/* that minute */
+	uint32 newest_floor_us; /* of the newest connection alone */
+	TimestampTz newest_connected_at;
 	uint32 far_logged_hour; /* under the table lock */
 } ClientIdentity;
 
@@ -328,22 +330,33 @@ minute_cells(ClientHistory *history, uint32 minute, Cell *cells[2])
 }
 
 /*
- * A client's floor is that of the newest minute in which a connection was
- * made: the kernel's minimum is sticky, so an old connection may still show
- * a path that is no more.
+ * Take a connection's floor into its client's.  A client's floor is that of
+ * the newest minute in which a connection was made: the kernel's minimum is
+ * sticky, so an old connection may still show a path that is no more.  That
+ * of the newest connection alone is kept too, for when both are of one minute.
+ * May be called again for a connection, whose floor can only have fallen.
  */
 static void
-newest_floor(uint32 *floor_us, uint32 *floor_minute, uint32 us, uint32 minute)
+note_floor(ClientIdentity *identity, const Slot *slot)
 {
+	uint32 us = slot->floor_us;
+
 	if (us == 0)
 		return;
-	if (*floor_us == 0 || minute > *floor_minute)
+	if (identity->floor_us == 0 ||
+		slot->connected_minute > identity->floor_minute)
 	{
-		*floor_us = us;
-		*floor_minute = minute;
+		identity->floor_us = us;
+		identity->floor_minute = slot->connected_minute;
 	}
-	else if (minute == *floor_minute && us < *floor_us)
-		*floor_us = us;
+	else if (slot->connected_minute == identity->floor_minute)
+		identity->floor_us = Min(identity->floor_us, us);
+
+	if (slot->connected_at >= identity->newest_connected_at)
+	{
+		identity->newest_floor_us = us;
+		identity->newest_connected_at = slot->connected_at;
+	}
 }
 
 /*
@@ -373,8 +386,7 @@ fold(int index)
 	memcpy(&MyBaseline->figures, &MySlot->figures, sizeof(Figures));
 
 	if (index != EVICTED_ENTRY)
-		newest_floor(&entry->identity.floor_us, &entry->identity.floor_minute,
-					 MySlot->floor_us, MySlot->connected_minute);
+		note_floor(&entry->identity, MySlot);
 	if (entry->identity.last_seen < MySlot->last_seen)
 		entry->identity.last_seen = MySlot->last_seen;
 }
@@ -625,8 +637,7 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 
 	if (index != EVICTED_ENTRY)
 	{
-		newest_floor(&entry->identity.floor_us, &entry->identity.floor_minute,
-					 floor_us, minute);
+		note_floor(&entry->identity, slot);
 		set_hostname(&entry->identity, MyProcPort->remote_hostname);
 	}
 	LWLockRelease(ENTRY_LOCK(index));
@@ -802,10 +813,11 @@ read_ceilings(ClientReading *reading, const Cell *minutes, uint32 first)
 /*
  * Add what a live slot has beyond its baseline.  "first_minute" is the first
  * of the span, 0 for the totals; "first_since" the first after the floor's.
+ * What it adds to the client's identity goes to a copy of that.
  */
 static void
 read_slot(ClientReading *reading, int number, uint32 first_minute,
-		  uint32 first_since, uint32 *floor_minute)
+		  uint32 first_since, ClientIdentity *identity)
 {
 	const Baseline *baseline = BASELINE(number);
 	Slot slot;
@@ -833,10 +845,9 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 			reading->figures.floors[histogram_cell(slot.floor_us)]++;
 	}
 	if (!reading->evicted)
-		newest_floor(&reading->floor_us, floor_minute, slot.floor_us,
-					 slot.connected_minute);
-	if (reading->last_seen < slot.last_seen)
-		reading->last_seen = slot.last_seen;
+		note_floor(identity, &slot);
+	if (identity->last_seen < slot.last_seen)
+		identity->last_seen = slot.last_seen;
 }
 
 /*
@@ -853,7 +864,7 @@ client_read(int index, int span_minutes, ClientReading *reading)
 	const ClientHistory *history = &histories[index];
 	uint32 first_minute = 0;
 	uint32 first_since;
-	uint32 floor_minute;
+	ClientIdentity identity;
 
 	LWLockAcquire(ENTRY_LOCK(index), LW_SHARED);
 	if (!entry->used)
@@ -863,15 +874,9 @@ client_read(int index, int span_minutes, ClientReading *reading)
 	}
 
 	memset(reading, 0, sizeof(ClientReading));
-	reading->key = entry->identity.key;
 	reading->evicted = index == EVICTED_ENTRY;
-	memcpy(reading->hostname, entry->identity.hostname, CLIENT_HOSTNAME_LEN);
 	reading->turnaround_min_us = NO_MINIMUM;
-	reading->floor_us = entry->identity.floor_us;
-	floor_minute = entry->identity.floor_minute;
-	reading->first_seen = entry->identity.first_seen;
-	reading->last_seen = entry->identity.last_seen;
-	reading->stats_since = entry->identity.stats_since;
+	identity = entry->identity;
 
 	if (span_minutes == SPAN_SINCE_RESET)
 		reading->figures = history->totals;
@@ -889,16 +894,25 @@ client_read(int index, int span_minutes, ClientReading *reading)
 	}
 	reading->connections_made = reading->figures.connections;
 
-	first_since = floor_minute + (floor_minute < now_minute ? 1 : 0);
+	first_since =
+		identity.floor_minute + (identity.floor_minute < now_minute ? 1 : 0);
 	first_since = Max(first_since, first_minute);
 	read_ceilings(reading, history->minutes, first_since);
 
 	for (int i = entry->first_slot; i != NO_SLOT; i = SLOT(i)->next)
-		read_slot(reading, i, first_minute, first_since, &floor_minute);
+		read_slot(reading, i, first_minute, first_since, &identity);
 	LWLockRelease(ENTRY_LOCK(index));
 
-	reading->floor_age_minutes =
-		now_minute > floor_minute ? now_minute - floor_minute : 0;
+	reading->key = identity.key;
+	memcpy(reading->hostname, identity.hostname, CLIENT_HOSTNAME_LEN);
+	reading->floor_us = identity.floor_us;
+	reading->newest_floor_us = identity.newest_floor_us;
+	reading->floor_age_minutes = now_minute > identity.floor_minute
+									 ? now_minute - identity.floor_minute
+									 : 0;
+	reading->first_seen = identity.first_seen;
+	reading->last_seen = identity.last_seen;
+	reading->stats_since = identity.stats_since;
 	return true;
 }
 
@@ -975,6 +989,8 @@ reset_entry(int index, TimestampTz now)
 	entry->identity.stats_since = now;
 	entry->identity.floor_us = 0;
 	entry->identity.floor_minute = 0;
+	entry->identity.newest_floor_us = 0;
+	entry->identity.newest_connected_at = 0;
 
 	for (int i = entry->first_slot; i != NO_SLOT; i = SLOT(i)->next)
 	{
@@ -985,9 +1001,7 @@ reset_entry(int index, TimestampTz now)
 		baseline->figures = slot.figures;
 		baseline->epoch++;
 		if (index != EVICTED_ENTRY)
-			newest_floor(&entry->identity.floor_us,
-						 &entry->identity.floor_minute, slot.floor_us,
-						 slot.connected_minute);
+			note_floor(&entry->identity, &slot);
 	}
 	if (entry->live > 0)
 		return;

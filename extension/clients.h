@@ -50,7 +50,8 @@ typedef struct ClientReading
 	uint64 connections_made; /* of figures.connections, made in the span */
 	/* ceilings of the minutes after the floor's, or of its own while it runs */
 	uint64 ceilings_since_floor[HISTOGRAM_CELLS];
-	uint32 floor_us; /* 0 = not known */
+	uint32 floor_us;		/* of the newest minute with a connect; 0 = none */
+	uint32 newest_floor_us; /* of the newest connection alone */
 	uint32 floor_age_minutes;
 	uint32 turnaround_min_us; /* NO_MINIMUM = none */
 	TimestampTz first_seen;

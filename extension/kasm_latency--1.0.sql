@@ -38,6 +38,7 @@ CREATE FUNCTION kasm_latency.client_figures(
     OUT transactions bigint,
     OUT retransmits bigint,
     OUT rtt_ms double precision,
+    OUT newest_rtt_ms double precision,
     OUT rtt_age_minutes integer,
     OUT turnaround_min_ms double precision,
     OUT network_s double precision,
@@ -357,6 +358,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency.enough(bigint, bigint) IS 'Are so many, beside so many others, no accident: at least 3, or 10 %';
 
+CREATE FUNCTION kasm_latency.floor_ms(
+    rtt_ms double precision, newest_rtt_ms double precision, near_since bigint, far_since bigint,
+    limit_ms double precision, min_samples bigint)
+RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- in the minute of the newest connection others were nearer; if all that came
+    -- since was far, they show a path that is no more
+    SELECT CASE WHEN rtt_ms < limit_ms AND newest_rtt_ms >= limit_ms
+                     AND far_since >= min_samples AND NOT kasm_latency.enough(near_since, far_since)
+                THEN newest_rtt_ms
+                ELSE rtt_ms END
+$$;
+COMMENT ON FUNCTION kasm_latency.floor_ms(double precision, double precision, bigint, bigint, double precision, bigint) IS 'A client''s fastest round trip as it is now: of the newest minute with a connection, or of the newest connection alone';
+
 CREATE FUNCTION kasm_latency.mixed_distances(
     rtt_ms double precision, limit_ms double precision,
     near bigint, far bigint, near_since bigint, far_since bigint)
@@ -478,7 +495,7 @@ AS $$
     WITH setting AS MATERIALIZED (
         SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
                kasm_latency.app_roles() AS app_roles),
-    figures AS MATERIALIZED (
+    counted AS MATERIALIZED (
         SELECT f.*,
                kasm_latency.percentile_ms(f.ceilings, 0.1) AS p10_ms,
                kasm_latency.percentile_ms(f.ceilings, 0.5) AS p50_ms,
@@ -487,16 +504,19 @@ AS $$
                kasm_latency.count_from(f.rtts, s.limit_ms) AS far,
                kasm_latency.count_from(f.ceilings_since_rtt, 0)
                    - kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS near_since,
-               kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since,
-               -- who comes by a Unix-domain socket is on this machine, by the kernel's word
-               CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.rtt_ms END AS judged_rtt_ms
+               kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
         FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
-        WHERE NOT f.evicted)
+        WHERE NOT f.evicted),
+    figures AS (
+        SELECT c.*,
+               kasm_latency.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
+                                     s.limit_ms, s.min_samples) AS floor_ms
+        FROM counted AS c, setting AS s)
     SELECT f.client_addr,
            coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
            h.host, h.role, h.zone,
            f.connections, f.round_trips, f.transactions,
-           f.rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+           f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
            -- the exact minimum is sharper than the cell that it fell into
            greatest(f.p10_ms, f.turnaround_min_ms), greatest(f.p50_ms, f.turnaround_min_ms),
            f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
@@ -508,10 +528,12 @@ AS $$
     FROM setting AS s
     CROSS JOIN figures AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    -- who comes by a Unix-domain socket is on this machine, by the kernel's word
+    CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
     CROSS JOIN LATERAL kasm_latency.mixed_distances(
-        f.judged_rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
+        r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
-        f.connections_made > 0 OR f.round_trips > 0, f.judged_rtt_ms, m.mixed,
+        f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
         f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid

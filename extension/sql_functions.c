@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
 PG_FUNCTION_INFO_V1(kasm_latency_count_from);
 PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
 
-#define MAX_COLUMNS 24
+#define MAX_COLUMNS 32
 
 /* one row in the making */
 typedef struct Row
@@ -378,6 +378,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_count(&row, figures->counters[TRANSACTIONS]);
 		add_count(&row, figures->counters[RETRANSMITS]);
 		add_ms(&row, reading->floor_us, 0);
+		add_ms(&row, reading->newest_floor_us, 0);
 		if (reading->floor_us == 0)
 			add_null(&row);
 		else

@@ -4,13 +4,17 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test lint format
+.PHONY: demo test lab lint format
 
 demo:
 	@$(RUN) demo
 
 test:
 	@$(RUN) test $(PARTS)
+
+# SCENARIOS="1 6" for some
+lab:
+	@$(RUN) lab $(SCENARIOS)
 
 # other versions of clang-format format otherwise
 lint:

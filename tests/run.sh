@@ -4,6 +4,7 @@
 # user, and all of it is removed at the end.
 #
 #	run.sh demo
+#	run.sh lab [NUMBER ...]		the scenarios of these numbers, or all
 #	run.sh test [PART ...]		parts: see below; all by default
 #
 # PG_CONFIG names the server to copy; TEST_USER the user when run by root.
@@ -11,9 +12,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
-what=${1:?demo or test}
+what=${1:?demo, lab or test}
 shift
-parts=${*:-lint regress tap lab}
 
 "$here/setup.sh" "$what"
 
@@ -60,11 +60,13 @@ staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" EXTRA_CFL
 bindir=$(dirname "$staged")
 pgxs=$(dirname "$(dirname "$("$staged" --pgxs)")")
 
-if [ "$what" = demo ]; then
-	cd "$tree/tests/lab"
-	as_root /usr/bin/python3 demo.py "$bindir" "$user"
-	exit
-fi
+in_lab() {
+	(cd "$tree/tests/lab" && as_root /usr/bin/python3 "$1" "$bindir" "$user" "${@:2}")
+}
+case $what in
+	demo) in_lab demo.py; exit ;;
+	lab) in_lab scenarios.py "$@"; exit ;;
+esac
 
 # ----- the parts: each prints what it does, and fails if a test fails
 
@@ -93,11 +95,12 @@ part_tap() {
 
 # real clients over real distances
 part_lab() {
-	(cd "$tree/tests/lab" && as_root /usr/bin/python3 scenarios.py "$bindir" "$user")
+	in_lab scenarios.py
 }
 
 # ----- all of them, side by side; what they say one after the other
 
+parts=${*:-lint regress tap lab}
 passed=0 failed=0 skipped=0
 declare -A job
 for part in $parts; do

@@ -3,14 +3,14 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh demo|test
+#	setup.sh demo|lab|test
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
 # that runs is upgraded (that would restart it).
 set -euo pipefail
 
-purpose=${1:?demo or test}
+purpose=${1:?demo, lab or test}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 
 packages=()
@@ -37,10 +37,16 @@ want python3 test -x /usr/bin/python3
 want python3-psycopg2 python_module psycopg2
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if [ "$purpose" = test ]; then
-	want libipc-run-perl perl -MIPC::Run -e 1
+if [ "$purpose" != demo ]; then
 	want python3-sqlalchemy python_module sqlalchemy
 	want python3-psycopg python_module psycopg
+	want pgbouncer test -x /usr/sbin/pgbouncer
+	want socat program socat
+	want nftables program nft
+	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
+fi
+if [ "$purpose" = test ]; then
+	want libipc-run-perl perl -MIPC::Run -e 1
 	want python3-asyncpg python_module asyncpg
 	want clang-format program clang-format
 	want cppcheck program cppcheck
@@ -66,10 +72,18 @@ if [[ " ${packages[*]} " == *" server "* ]]; then
 fi
 
 echo "setup: installing ${packages[*]}" >&2
-# Debian makes and starts a cluster when it installs a server, unless told not to
+# Debian makes a cluster when it installs a server, and starts services, unless
+# told not to
 no_cluster=/etc/postgresql-common/createcluster.d/kasm_latency_setup.conf
+no_start=/usr/sbin/policy-rc.d
+made=("$no_cluster")
 $as_root mkdir -p "$(dirname "$no_cluster")"
 echo 'create_main_cluster = false' | $as_root tee "$no_cluster" >/dev/null
-trap '$as_root rm -f "$no_cluster"' EXIT
+if [ ! -e "$no_start" ]; then
+	made+=("$no_start")
+	printf '#!/bin/sh\nexit 101\n' | $as_root tee "$no_start" >/dev/null
+	$as_root chmod 755 "$no_start"
+fi
+trap '$as_root rm -f "${made[@]}"' EXIT
 # shellcheck disable=SC2068 # an emptied element must vanish
 $as_root apt-get -qq install -y --no-install-recommends ${packages[@]} >&2

@@ -1,45 +1,224 @@
-"""A client of the lab: launches as Kasm does them.
+"""A client of the lab.
 
-    client.py DSN [--seconds S | --launches N] [--queries N] [--pause S]
-              [--think S] [--autocommit]
+    client.py MODE DSN [--seconds S | --launches N] [--queries N] [--pause S]
+              [--think S] [--autocommit] [--sqlalchemy] [--connections N]
 
-A launch is BEGIN, so many sequential queries, COMMIT (psycopg2 sends each by
-itself and waits), and then a pause.  With --autocommit it is the queries
-alone.  Prints what it counted as JSON.
+Modes:
+
+launches    what Kasm does: BEGIN, so many sequential queries, COMMIT (the
+            driver sends each by itself and waits), and a pause.  With
+            --autocommit the queries alone.
+pipeline    the same queries in libpq's pipeline mode, by psycopg 3
+bulk        large results and COPY both ways, also read slowly
+slow        a server that takes its time: pg_sleep, a lock, a commit
+commotion   notifications, idling in transactions, cursors, errors, cancelled,
+            timed out and terminated queries
+
+Prints what it counted as JSON; exchanges are null where it cannot know.
 """
 import argparse
+import io
 import json
+import select
+import threading
 import time
 
 import psycopg2
+import psycopg2.errors
 
-parser = argparse.ArgumentParser()
-parser.add_argument("dsn")
-parser.add_argument("--seconds", type=float)
-parser.add_argument("--launches", type=int)
-parser.add_argument("--queries", type=int, default=10)
-parser.add_argument("--pause", type=float, default=0.1)
-parser.add_argument("--think", type=float, default=0)
-parser.add_argument("--autocommit", action="store_true")
-options = parser.parse_args()
 
-conn = psycopg2.connect(options.dsn)
-conn.autocommit = options.autocommit
-end = None if options.seconds is None else time.monotonic() + options.seconds
-launches = 0
-exchanges = 0
-while ((end is None or time.monotonic() < end)
-       and (options.launches is None or launches < options.launches)):
-    cursor = conn.cursor()
-    for i in range(options.queries):
-        if options.think:
+def launches(options, counted):
+    if options.sqlalchemy:
+        return sqlalchemy_launches(options, counted)
+    conn = psycopg2.connect(options.dsn)
+    conn.autocommit = options.autocommit
+
+    def launch():
+        cursor = conn.cursor()
+        for i in range(options.queries):
             time.sleep(options.think)
+            cursor.execute("SELECT %s", (i,))
+        if not options.autocommit:
+            time.sleep(options.think)
+            conn.commit()
+
+    repeat(options, counted, launch)
+    conn.close()
+
+
+def sqlalchemy_launches(options, counted):
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(options.dsn),
+                           pool_size=10, max_overflow=20)
+
+    def launch():
+        with Session(engine) as session:
+            for i in range(options.queries):
+                time.sleep(options.think)
+                session.execute(text("SELECT :i"), {"i": i})
+            session.commit()
+
+    repeat(options, counted, launch)
+    engine.dispose()
+
+
+def repeat(options, counted, launch):
+    end = None if options.seconds is None else time.monotonic() + options.seconds
+    done = 0
+    while ((end is None or time.monotonic() < end)
+           and (options.launches is None or done < options.launches)):
+        launch()
+        done += 1
+        time.sleep(options.pause)
+    with counted["lock"]:
+        counted["launches"] += done
+        counted["exchanges"] += done * (options.queries + (0 if options.autocommit else 2))
+
+
+def pipeline(options, counted):
+    import psycopg
+    counted["exchanges"] = None
+    conn = psycopg.connect(options.dsn, autocommit=options.autocommit, prepare_threshold=None)
+    for _ in range(options.launches):
+        with conn.pipeline():
+            cursors = [conn.execute("SELECT %s::int", (i,)) for i in range(options.queries)]
+            assert [cursor.fetchone()[0] for cursor in cursors] == list(range(options.queries))
+        if not options.autocommit:
+            conn.commit()
+        time.sleep(options.pause)
+    conn.close()
+
+
+class SlowReader(io.RawIOBase):
+    """Takes a COPY's data at some 20 MB/s, with pauses of 50 ms."""
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.taken = getattr(self, "taken", 0) + len(data)
+        if self.taken > 1000000:
+            self.taken = 0
+            time.sleep(0.05)
+        return len(data)
+
+
+def bulk(options, counted):
+    counted["exchanges"] = None
+    conn = psycopg2.connect(options.dsn)
+    cursor = conn.cursor()
+    fifty_mb = "COPY (SELECT repeat('x', 999) FROM generate_series(1, 50000)) TO STDOUT"
+    cursor.copy_expert(fifty_mb, io.BytesIO())
+    cursor.execute("SELECT generate_series(1, 100000)")
+    assert len(cursor.fetchall()) == 100000
+    cursor.copy_expert(fifty_mb, SlowReader())
+    cursor.execute("CREATE TEMPORARY TABLE data (line text)")
+    cursor.copy_expert("COPY data FROM STDIN", io.StringIO(("x" * 999 + "\n") * 20000))
+    for i in range(40):
         cursor.execute("SELECT %s", (i,))
-    if options.think:
-        time.sleep(options.think)
     conn.commit()
-    launches += 1
-    exchanges += options.queries + (0 if options.autocommit else 2)
-    time.sleep(options.pause)
-conn.close()
-print(json.dumps({"launches": launches, "exchanges": exchanges}))
+    conn.close()
+
+
+def slow(options, counted):
+    counted["exchanges"] = None
+    conn, holder = psycopg2.connect(options.dsn), psycopg2.connect(options.dsn)
+    cursor = conn.cursor()
+    cursor.execute("CREATE TABLE slow (id int)")
+    cursor.execute("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                   "'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END'")
+    cursor.execute("CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON slow DEFERRABLE "
+                   "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()")
+    conn.commit()
+    for _ in range(30):
+        cursor.execute("SELECT pg_sleep(0.2)")
+    conn.commit()
+    for _ in range(3):
+        cursor.execute("INSERT INTO slow VALUES (1)")
+        conn.commit()  # takes 200 ms
+        holder.cursor().execute("LOCK TABLE slow")
+        release = threading.Timer(0.3, holder.commit)
+        release.start()
+        cursor.execute("SELECT count(*) FROM slow")  # waits for 300 ms
+        release.join()
+        conn.commit()
+    conn.close()
+    holder.close()
+
+
+def commotion(options, counted):
+    counted["exchanges"] = None
+    conn, other = psycopg2.connect(options.dsn), psycopg2.connect(options.dsn)
+    other.autocommit = True
+    cursor, aside = conn.cursor(), other.cursor()
+
+    def fails(error, *query):
+        try:
+            cursor.execute(*query)
+            assert False, f"{query} went well"
+        except error:
+            pass
+
+    for _ in range(3):
+        cursor.execute("LISTEN news")
+        conn.commit()
+        aside.execute("NOTIFY news")
+        select.select([conn], [], [], 10)  # idle, and told so meanwhile
+        conn.poll()
+        cursor.execute("SELECT 1")
+        time.sleep(2)  # idle in transaction
+        cursor.execute("DECLARE c CURSOR FOR SELECT generate_series(1, 20)")
+        for _ in range(20):
+            cursor.execute("FETCH 1 FROM c")
+        fails(psycopg2.errors.DivisionByZero, "SELECT 1/0")
+        fails(psycopg2.errors.InFailedSqlTransaction, "SELECT 1")
+        conn.rollback()
+        cursor.execute("SET statement_timeout = '50ms'")
+        fails(psycopg2.errors.QueryCanceled, "SELECT pg_sleep(10)")
+        conn.rollback()
+        threading.Timer(0.2, conn.cancel).start()
+        fails(psycopg2.errors.QueryCanceled, "SELECT pg_sleep(10)")
+        conn.rollback()
+    threading.Timer(0.2, aside.execute,
+                    ["SELECT pg_terminate_backend(%s)", (conn.get_backend_pid(),)]).start()
+    # AdminShutdown, or a connection closed before that was read
+    fails(psycopg2.OperationalError, "SELECT pg_sleep(10)")
+    other.close()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=["launches", "pipeline", "bulk", "slow", "commotion"])
+    parser.add_argument("dsn")
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--launches", type=int)
+    parser.add_argument("--queries", type=int, default=10)
+    parser.add_argument("--pause", type=float, default=0.1)
+    parser.add_argument("--think", type=float, default=0)
+    parser.add_argument("--autocommit", action="store_true")
+    parser.add_argument("--sqlalchemy", action="store_true")
+    parser.add_argument("--connections", type=int, default=1)
+    options = parser.parse_args()
+
+    counted = {"launches": 0, "exchanges": 0, "lock": threading.Lock()}
+    failed = []
+
+    def work():
+        try:
+            globals()[options.mode](options, counted)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(options.connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    del counted["lock"]
+    print(json.dumps(counted))
+
+
+if __name__ == "__main__":
+    main()

@@ -50,7 +50,6 @@ def launch(server, clients):
 
 def prepare(server):
     server.start()
-    server.psql("CREATE ROLE kasmapp LOGIN", "CREATE DATABASE kasm OWNER kasmapp")
     server.psql("CREATE EXTENSION kasm_latency", options=["-d", "kasm"])
 
 
@@ -76,10 +75,8 @@ def on_loopback(bindir, user, reason):
     server = lab.Server(bindir, user, port=free_port(), listen="127.0.0.1")
     try:
         prepare(server)
-        dsn = f"host=127.0.0.1 port={server.port} user=kasmapp dbname=kasm sslmode=require"
-        client = lab.subprocess.Popen(
-            [lab.PYTHON, lab.os.path.join(lab.HERE, "client.py"), dsn, "--seconds", str(SECONDS)],
-            stdout=lab.subprocess.PIPE, text=True)
+        client = lab.client(user, "launches", lab.dsn("127.0.0.1", port=server.port),
+                            "--seconds", str(SECONDS))
         launch(server, [client])
         report(server, "127.0.0.1")
     finally:

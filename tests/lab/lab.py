@@ -50,8 +50,15 @@ def enter():
         os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork",
                               "--kill-child", "--mount-proc", PYTHON] + sys.argv)
     os.makedirs(NETNS_DIR, exist_ok=True)
-    run("mount", "-t", "tmpfs", "none", NETNS_DIR)
+    for private in (NETNS_DIR, "/dev/shm"):
+        run("mount", "-t", "tmpfs", "none", private)
     run("ip", "link", "set", "lo", "up")
+    forward_packets()
+
+
+def forward_packets(*inside):
+    """Make a namespace a router: the server's, or that of the words."""
+    run(*inside, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
 
 
 def run(*command, **options):
@@ -73,8 +80,9 @@ def as_user(user):
 class Server:
     """A throwaway PostgreSQL server with kasm_latency, over TLS."""
 
-    def __init__(self, bindir, user, port=PORT, listen="*", settings=""):
+    def __init__(self, bindir, user, port=PORT, listen="*", settings="", **environ):
         self.bindir, self.user, self.port = bindir, user, port
+        self.start_environ = environ  # the server's own, beyond what its clients get
         self.dir = tempfile.mkdtemp(prefix="kasm_latency_lab.")
         self.data = os.path.join(self.dir, "data")
         self.log = os.path.join(self.dir, "log")
@@ -103,20 +111,25 @@ log_min_messages = log
 {settings}
 """)
         with open(self.data + "/pg_hba.conf", "w") as hba:
-            hba.write("local all all trust\nhost all all all trust\n")
+            hba.write("local all all trust\n"
+                      "host all scram all scram-sha-256\n"
+                      "host all all all trust\n")
 
     def command(self, *command):
         return run(*as_user(self.user), *command, env=self.environ, cwd=self.dir)
 
     def start(self):
         # pg_ctl leaves the server's output open, so it must not go to a pipe
-        done = subprocess.run(as_user(self.user) + ["pg_ctl", "-D", self.data, "-l", self.log,
-                                                    "-w", "-s", "start"],
+        environ = [f"{name}={value}" for name, value in self.start_environ.items()]
+        done = subprocess.run([*as_user(self.user), "env", *environ, "pg_ctl", "-D", self.data,
+                               "-l", self.log, "-w", "-s", "start"],
                               env=self.environ, cwd=self.dir,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise RuntimeError("the server did not start:\n" + self.log_text())
-        self.psql("CREATE EXTENSION kasm_latency")
+            log = self.log_text() if os.path.exists(self.log) else "it left no log"
+            raise RuntimeError("the server did not start: " + log)
+        self.psql("CREATE EXTENSION kasm_latency", "CREATE ROLE kasmapp LOGIN",
+                  "CREATE DATABASE kasm OWNER kasmapp")
 
     def stop(self):
         if os.path.exists(self.data + "/postmaster.pid"):
@@ -145,30 +158,41 @@ log_min_messages = log
 
 
 class Host:
-    """A host at a distance.  Its address is .2 of a network of its own, the
-    server is .1 of that."""
+    """A host at a distance.  Its address is .2 of a network of its own, .1 is
+    the server's; or, for a host behind another, that one's: a gateway, which
+    passes its packets on under its own address (NAT)."""
     count = 0
 
-    def __init__(self, name, rtt_ms, user, **path):
+    def __init__(self, name, rtt_ms, user, behind=None, **path):
         Host.count += 1
         number = Host.count
         self.name, self.user, self.netns = name, user, f"{NETNS_DIR}/host{number}"
-        self.server_addr, self.addr = f"10.77.{number}.1", f"10.77.{number}.2"
-        self.server_addr6, self.addr6 = f"fd77:{number}::1", f"fd77:{number}::2"
-        inside = ["ip", "-n", f"host{number}"]
+        self.addr, gateway = f"10.77.{number}.2", f"10.77.{number}.1"
+        self.addr6, gateway6 = f"fd77:{number}::2", f"fd77:{number}::1"
+        self.server_addr = behind.server_addr if behind else gateway
+        self.server_addr6 = gateway6
+        self.inside = ["nsenter", "--net=" + self.netns]
+        outside = behind.inside if behind else []
         run("ip", "netns", "add", f"host{number}")
         self.relay = subprocess.Popen(
-            [os.path.join(HERE, "relay"), "/proc/self/ns/net", f"lab{number}", self.netns, "eth0"],
+            [os.path.join(HERE, "relay"), behind.netns if behind else "/proc/self/ns/net",
+             f"lab{number}", self.netns, "eth0"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.expect("ready")
         self.set_path(rtt_ms, **path)
-        run("ip", "addr", "add", f"{self.server_addr}/24", "dev", f"lab{number}")
-        run("ip", "addr", "add", f"{self.server_addr6}/64", "dev", f"lab{number}", "nodad")
-        run("ip", "link", "set", f"lab{number}", "up", "mtu", "1500")
-        run(*inside, "link", "set", "lo", "up")
-        run(*inside, "addr", "add", f"{self.addr}/24", "dev", "eth0")
-        run(*inside, "addr", "add", f"{self.addr6}/64", "dev", "eth0", "nodad")
-        run(*inside, "link", "set", "eth0", "up", "mtu", "1500")
+        for words, device, addr, addr6 in ((outside, f"lab{number}", gateway, gateway6),
+                                           (self.inside, "eth0", self.addr, self.addr6)):
+            run(*words, "ip", "addr", "add", f"{addr}/24", "dev", device)
+            run(*words, "ip", "addr", "add", f"{addr6}/64", "dev", device, "nodad")
+            run(*words, "ip", "link", "set", device, "up", "mtu", "1500")
+        run(*self.inside, "ip", "link", "set", "lo", "up")
+        run(*self.inside, "ip", "route", "add", "default", "via", gateway)
+
+    def be_gateway(self):
+        forward_packets(*self.inside)
+        run(*self.inside, "nft", "add table ip nat; "
+            "add chain ip nat out { type nat hook postrouting priority 100; }; "
+            "add rule ip nat out oif eth0 masquerade")
 
     def expect(self, word):
         answer = self.relay.stdout.readline().strip()
@@ -186,20 +210,33 @@ class Host:
 
     def popen(self, *command, **options):
         """Start a command on this host."""
-        # libpq looks for certificates at home, and home would be root's; an
-        # interrupt at the terminal is the lab's to handle, not its clients'
-        return subprocess.Popen(["nsenter", "--net=" + self.netns, *as_user(self.user), *command],
-                                text=True, env=dict(os.environ, HOME="/nonexistent"),
-                                start_new_session=True, **options)
+        return popen(self.user, *command, inside=self.inside, **options)
 
-    def dsn(self, user="kasmapp", database="kasm", sslmode="require", addr=None):
-        return (f"host={addr or self.server_addr} port={PORT} user={user} dbname={database} "
-                f"sslmode={sslmode} gssencmode=disable connect_timeout=20")
+    def dsn(self, addr=None, **parts):
+        return dsn(addr or self.server_addr, **parts)
 
-    def client(self, *arguments, dsn=None):
+    def client(self, *arguments, mode="launches", dsn=None):
         """Start client.py on this host; see there for what it does."""
-        return self.popen(PYTHON, os.path.join(HERE, "client.py"), dsn or self.dsn(), *arguments,
-                          stdout=subprocess.PIPE)
+        return client(self.user, mode, dsn or self.dsn(), *arguments, inside=self.inside)
+
+
+def popen(user, *command, inside=(), **options):
+    """Start a command as a user, in a host or beside the server."""
+    # libpq looks for certificates at home, and home would be root's; an
+    # interrupt at the terminal is the lab's to handle, not its clients'
+    return subprocess.Popen([*inside, *as_user(user), *command], text=True,
+                            env=dict(os.environ, HOME="/nonexistent"),
+                            start_new_session=True, **options)
+
+
+def dsn(addr, user="kasmapp", dbname="kasm", port=PORT, sslmode="require"):
+    return (f"host={addr} port={port} user={user} dbname={dbname} sslmode={sslmode} "
+            "gssencmode=disable connect_timeout=20")
+
+
+def client(user, mode, dsn, *arguments, inside=()):
+    return popen(user, PYTHON, os.path.join(HERE, "client.py"), mode, dsn, *arguments,
+                 inside=inside, stdout=subprocess.PIPE)
 
 
 def result(client):
@@ -210,12 +247,18 @@ def result(client):
     return json.loads(output)
 
 
+def stop(process):
+    """End a process that runs until told otherwise."""
+    process.terminate()
+    process.wait()
+
+
 def stop_on_signals():
     """Let an interrupted lab clean up as one that fails does."""
-    def stop(number, _frame):
+    def leave(number, _frame):
         raise SystemExit(128 + number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        signal.signal(number, leave)
 
 
 def wait_until(condition, seconds=20):
