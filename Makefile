@@ -28,7 +28,7 @@ DATA = extension/kasm_latency--1.0.sql
 PG_CONFIG ?= pg_config
 
 # -isystem: the server's own headers are not clean under -Wextra
-PG_CFLAGS = -std=c99 -Wextra $(EXTRA_CFLAGS)
+PG_CFLAGS = -std=c99 -Wextra -Werror=implicit-function-declaration $(EXTRA_CFLAGS)
 PG_CPPFLAGS = -D_GNU_SOURCE \
 	-isystem $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)
 

@@ -32,8 +32,9 @@
  * links and baselines.  Who takes both takes the table lock first.  A key is
  * changed under both, so either suffices to read one.  Readers take one
  * entry's lock at a time, shared and never the table's, and copy out before
- * they do anything that could fail; so no exchange or connect ever waits for
- * more than the reading of one entry, and an exchange not even for that.
+ * they do anything that could fail.  An exchange never waits for any of
+ * these; a connect waits for another's search, for the reading of its entry,
+ * and for a reset of everything.
  *
  * After a crash the postmaster makes the memory anew, and all of this with
  * it; no lock or list can be left half done.
@@ -67,9 +68,10 @@ typedef struct Cell
 {
 	uint32 number; /* of its minute, or of its five minutes; 0 = unused */
 	uint32 turnaround_min_us;
-	uint32 connections; /* made in it */
+	uint32 connections_made;
+	uint32 connections_ended;
 	Figures figures;
-	uint32 floors[HISTOGRAM_CELLS]; /* of the connections made in it */
+	uint32 floors[HISTOGRAM_CELLS]; /* of the connections that ended */
 } Cell;
 
 typedef struct ClientIdentity
@@ -79,11 +81,11 @@ typedef struct ClientIdentity
 	TimestampTz first_seen;
 	TimestampTz last_seen;
 	TimestampTz stats_since;
-	uint32 floor_us;		/* lowest of the newest minute with a connect */
-	uint32 floor_minute;	/* that minute */
-	uint32 newest_floor_us; /* of the newest connection alone */
-	TimestampTz newest_connected_at;
-	uint32 far_logged_hour; /* under the table lock */
+	uint32 floor_us;		   /* lowest of the newest minute with a connect */
+	uint32 floor_minute;	   /* that minute */
+	uint32 newest_floor_us;	   /* of the newest connection alone */
+	int64 newest_connected_us; /* when that was made, as minutes count */
+	uint32 far_logged_hour;	   /* under the table lock */
 } ClientIdentity;
 
 typedef struct ClientHistory
@@ -175,7 +177,6 @@ lay_out(char *base)
 	PART(baselines, char *, mul_size(BASELINE_SIZE, MaxConnections));
 #undef PART
 
-	/* ShmemInitStruct aligns to the cache line by itself only from 9.6 on */
 	return size;
 }
 
@@ -287,7 +288,8 @@ add_cell(WideFigures *to, const Cell *cell)
 	add_difference(to, &cell->figures, &none);
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 		to->floors[i] += cell->floors[i];
-	to->connections += cell->connections;
+	to->connections_made += cell->connections_made;
+	to->connections_ended += cell->connections_ended;
 }
 
 static void
@@ -300,7 +302,8 @@ add_wide(WideFigures *to, const WideFigures *from)
 			to->histograms[h][i] += from->histograms[h][i];
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 		to->floors[i] += from->floors[i];
-	to->connections += from->connections;
+	to->connections_made += from->connections_made;
+	to->connections_ended += from->connections_ended;
 }
 
 /*
@@ -352,10 +355,10 @@ note_floor(ClientIdentity *identity, const Slot *slot)
 	else if (slot->connected_minute == identity->floor_minute)
 		identity->floor_us = Min(identity->floor_us, us);
 
-	if (slot->connected_at >= identity->newest_connected_at)
+	if (slot->connected_us >= identity->newest_connected_us)
 	{
 		identity->newest_floor_us = us;
-		identity->newest_connected_at = slot->connected_at;
+		identity->newest_connected_us = slot->connected_us;
 	}
 }
 
@@ -398,8 +401,25 @@ fold(int index)
  */
 
 /*
- * The address of the calling backend's client, normalised: an IPv4 address
- * mapped into IPv6 is that IPv4 address.
+ * Set a key's address, normalised: an IPv4 address mapped into IPv6 is that
+ * IPv4 address.
+ */
+void
+client_key_set_address(ClientKey *key, bool ipv4, const unsigned char *address)
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+
+	if (!ipv4 && memcmp(address, mapped, sizeof(mapped)) == 0)
+	{
+		ipv4 = true;
+		address += sizeof(mapped);
+	}
+	key->family = ipv4 ? 4 : 6;
+	memcpy(key->address, address, ipv4 ? 4 : 16);
+}
+
+/*
+ * The key of the calling backend's client.
  */
 static void
 my_key(ClientKey *key)
@@ -411,27 +431,15 @@ my_key(ClientKey *key)
 	key->role = MyProc->roleId;
 
 	if (address->ss_family == AF_INET)
-	{
-		key->family = 4;
-		memcpy(key->address, &((const struct sockaddr_in *) address)->sin_addr,
-			   4);
-	}
+		client_key_set_address(
+			key, true,
+			(const unsigned char *) &((const struct sockaddr_in *) address)
+				->sin_addr);
 	else if (address->ss_family == AF_INET6)
-	{
-		const struct in6_addr *in6 =
-			&((const struct sockaddr_in6 *) address)->sin6_addr;
-
-		if (IN6_IS_ADDR_V4MAPPED(in6))
-		{
-			key->family = 4;
-			memcpy(key->address, (const char *) in6 + 12, 4);
-		}
-		else
-		{
-			key->family = 6;
-			memcpy(key->address, in6, 16);
-		}
-	}
+		client_key_set_address(
+			key, false,
+			(const unsigned char *) &((const struct sockaddr_in6 *) address)
+				->sin6_addr);
 }
 
 /* the entry of a key, or NO_ENTRY; caller holds the table lock */
@@ -537,6 +545,7 @@ find_or_make_entry(const ClientKey *key, TimestampTz now)
 	if (index == NO_ENTRY)
 	{
 		entries[EVICTED_ENTRY].used = true;
+		table->evicted++;
 		return EVICTED_ENTRY;
 	}
 	if (entries[index].used)
@@ -595,7 +604,7 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 	Baseline *baseline;
 	int index;
 
-	if (table == NULL || number < 0 || number >= table->n_slots)
+	if (number < 0 || number >= table->n_slots)
 		return;
 
 	my_key(&key);
@@ -608,8 +617,9 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 	slot->minute = minute;
 	slot->last_seen = now;
 	slot->pid = MyProcPid;
+	slot->connected_us = monotonic_us + table->clock_offset_us;
 	slot->connected_minute = minute;
-	slot->connected_at = now;
+	slot->connected_at = MyStartTimestamp;
 
 	LWLockAcquire(TABLE_LOCK, LW_EXCLUSIVE);
 	index = find_or_make_entry(&key, now);
@@ -624,16 +634,9 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 
 	minute_cells(&histories[index], minute, cells);
 	for (int i = 0; i < 2; i++)
-	{
-		if (cells[i] == NULL)
-			continue;
-		cells[i]->connections++;
-		if (floor_us != 0)
-			cells[i]->floors[histogram_cell(floor_us)]++;
-	}
-	histories[index].totals.connections++;
-	if (floor_us != 0)
-		histories[index].totals.floors[histogram_cell(floor_us)]++;
+		if (cells[i] != NULL)
+			cells[i]->connections_made++;
+	histories[index].totals.connections_made++;
 
 	if (index != EVICTED_ENTRY)
 	{
@@ -653,21 +656,45 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
  * A minute is over: fold, unless somebody holds the lock; then the caller
  * tries again at its next exchange.
  */
-bool
+void
 client_fold_if_free(int64 monotonic_us)
 {
 	LWLock *lock = ENTRY_LOCK(MySlot->client);
 	uint32 minute = minute_of(monotonic_us);
 
 	if (!LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
-		return false;
+		return;
 	fold(MySlot->client);
 	slot_begin_minute(minute);
 	LWLockRelease(lock);
 
 	client_next_fold_us =
 		(int64) (minute + 1) * USECS_PER_MINUTE - table->clock_offset_us;
-	return true;
+}
+
+/*
+ * A connection has ended: count it, under its floor, in the running minute.
+ * Those alive in a span are thus the ones that ended in it and the live ones,
+ * which a reader finds itself.
+ */
+static void
+note_end(int index, uint32 floor_us)
+{
+	ClientHistory *history = &histories[index];
+	Cell *cells[2];
+
+	minute_cells(history, minute_of(monotonic_now_us()), cells);
+	for (int i = 0; i < 2; i++)
+	{
+		if (cells[i] == NULL)
+			continue;
+		cells[i]->connections_ended++;
+		if (floor_us != 0)
+			cells[i]->floors[histogram_cell(floor_us)]++;
+	}
+	history->totals.connections_ended++;
+	if (floor_us != 0)
+		history->totals.floors[histogram_cell(floor_us)]++;
 }
 
 /*
@@ -698,22 +725,10 @@ client_detach(void)
 		}
 	}
 	entry->live--;
-	slot->pid = 0;
+	note_end(index, slot->floor_us);
 	MySlot = NULL;
 	MyBaseline = NULL;
 	LWLockRelease(ENTRY_LOCK(index));
-}
-
-/*
- * An address in the usual notation; false for a Unix-domain client.
- */
-bool
-client_address_text(const ClientKey *key, char *text, Size size)
-{
-	if (key->family == 0)
-		return false;
-	return inet_ntop(key->family == 4 ? AF_INET : AF_INET6, key->address, text,
-					 size) != NULL;
 }
 
 /*
@@ -727,8 +742,9 @@ client_describe_mine(char *text, Size size)
 	char address[INET6_ADDRSTRLEN];
 
 	LWLockAcquire(ENTRY_LOCK(MySlot->client), LW_SHARED);
-	if (!client_address_text(&identity->key, address, sizeof(address)))
-		strlcpy(address, "[local]", sizeof(address));
+	if (inet_ntop(identity->key.family == 4 ? AF_INET : AF_INET6,
+				  identity->key.address, address, sizeof(address)) == NULL)
+		address[0] = '\0';
 	if (identity->hostname[0] != '\0')
 		snprintf(text, size, "%s (%s)", address, identity->hostname);
 	else
@@ -748,7 +764,7 @@ client_log_far_now(TimestampTz now)
 	ClientEntry *mine;
 	bool logged;
 
-	if (MySlot == NULL || MySlot->client == EVICTED_ENTRY)
+	if (MySlot->client == EVICTED_ENTRY)
 		return false;
 
 	LWLockAcquire(TABLE_LOCK, LW_EXCLUSIVE);
@@ -836,14 +852,9 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 				(uint32) (slot.figures.histograms[CEILINGS][c] -
 						  baseline->figures.histograms[CEILINGS][c]);
 
-	/* a connection made before the span lives in it, and so belongs to it */
-	if (first_minute > 0 &&
-		(slot.connected_minute < first_minute || baseline->epoch > 0))
-	{
-		reading->figures.connections++;
-		if (slot.floor_us != 0)
-			reading->figures.floors[histogram_cell(slot.floor_us)]++;
-	}
+	reading->connections++;
+	if (slot.floor_us != 0)
+		reading->figures.floors[histogram_cell(slot.floor_us)]++;
 	if (!reading->evicted)
 		note_floor(identity, &slot);
 	if (identity->last_seen < slot.last_seen)
@@ -853,7 +864,7 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 /*
  * Read a client's figures over a span of minutes (1 to SPAN_MAX_MINUTES), or
  * since the last reset.  A span reaches back to the beginning of its first
- * minute and includes the running one; beyond 16 it goes by fives.  False if
+ * minute and includes the running one; beyond 15 it goes by fives.  False if
  * the entry is not used.
  */
 bool
@@ -880,9 +891,9 @@ client_read(int index, int span_minutes, ClientReading *reading)
 
 	if (span_minutes == SPAN_SINCE_RESET)
 		reading->figures = history->totals;
-	else if (span_minutes <= MINUTE_CELLS)
+	else if (span_minutes < MINUTE_CELLS)
 	{
-		first_minute = now_minute - Min(span_minutes, MINUTE_CELLS - 1);
+		first_minute = now_minute - span_minutes;
 		read_ring(reading, history->minutes, MINUTE_CELLS, first_minute);
 	}
 	else
@@ -892,7 +903,7 @@ client_read(int index, int span_minutes, ClientReading *reading)
 		first_minute = first_five * 5;
 		read_ring(reading, history->fives, FIVE_CELLS, first_five);
 	}
-	reading->connections_made = reading->figures.connections;
+	reading->connections = reading->figures.connections_ended;
 
 	first_since =
 		identity.floor_minute + (identity.floor_minute < now_minute ? 1 : 0);
@@ -990,7 +1001,7 @@ reset_entry(int index, TimestampTz now)
 	entry->identity.floor_us = 0;
 	entry->identity.floor_minute = 0;
 	entry->identity.newest_floor_us = 0;
-	entry->identity.newest_connected_at = 0;
+	entry->identity.newest_connected_us = 0;
 
 	for (int i = entry->first_slot; i != NO_SLOT; i = SLOT(i)->next)
 	{
@@ -1051,6 +1062,18 @@ clients_reset(const ClientKey *address_of)
  * ----------
  */
 
+/*
+ * Is any connection still accounted?  Not after an orderly shutdown.
+ */
+bool
+clients_any_live(void)
+{
+	for (int i = 0; i < clients_capacity(); i++)
+		if (entries[i].live > 0)
+			return true;
+	return false;
+}
+
 Size
 client_identity_size(void)
 {
@@ -1110,6 +1133,7 @@ client_restore(const ClientChunks *chunks)
 	entry = &entries[index];
 	history = &histories[index];
 	entry->identity = *identity;
+	entry->identity.hostname[CLIENT_HOSTNAME_LEN - 1] = '\0';
 	entry->live = 0;
 	entry->first_slot = NO_SLOT;
 	entry->used = true;
@@ -1125,6 +1149,13 @@ client_restore(const ClientChunks *chunks)
 	table->n_used++;
 
 	/* the wall clock may have been set back meanwhile */
+	if (identity->floor_minute > now_minute)
+	{
+		entry->identity.floor_us = 0;
+		entry->identity.floor_minute = 0;
+		entry->identity.newest_floor_us = 0;
+		entry->identity.newest_connected_us = 0;
+	}
 	for (int i = 0; i < MINUTE_CELLS; i++)
 		if (history->minutes[i].number > now_minute)
 			history->minutes[i].number = 0;

@@ -36,8 +36,9 @@ typedef struct WideFigures
 {
 	uint64 counters[N_COUNTERS];
 	uint64 histograms[N_HISTOGRAMS][HISTOGRAM_CELLS];
-	uint64 floors[HISTOGRAM_CELLS]; /* connections by their floor */
-	uint64 connections;
+	uint64 floors[HISTOGRAM_CELLS]; /* of the connections that ended */
+	uint64 connections_made;
+	uint64 connections_ended;
 } WideFigures;
 
 /* one client, as a reader gets it */
@@ -46,8 +47,8 @@ typedef struct ClientReading
 	ClientKey key;
 	bool evicted; /* the sum of those that had to make room */
 	char hostname[CLIENT_HOSTNAME_LEN];
-	WideFigures figures;
-	uint64 connections_made; /* of figures.connections, made in the span */
+	WideFigures figures; /* and floors of live connections */
+	uint64 connections;	 /* alive in the span: ended in it, or not yet */
 	/* ceilings of the minutes after the floor's, or of its own while it runs */
 	uint64 ceilings_since_floor[HISTOGRAM_CELLS];
 	uint32 floor_us;		/* of the newest minute with a connect; 0 = none */
@@ -91,7 +92,7 @@ extern bool clients_ready(void);
 /* the calling backend */
 extern void client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 						  uint32 retransmits);
-extern bool client_fold_if_free(int64 monotonic_us);
+extern void client_fold_if_free(int64 monotonic_us);
 extern void client_detach(void);
 extern bool client_log_far_now(TimestampTz now);
 extern void client_describe_mine(char *text, Size size);
@@ -99,7 +100,8 @@ extern int64 client_next_fold_us;
 
 /* readers */
 extern int clients_capacity(void);
-extern bool client_address_text(const ClientKey *key, char *text, Size size);
+extern void client_key_set_address(ClientKey *key, bool ipv4,
+								   const unsigned char *address);
 extern bool client_read(int index, int span_minutes, ClientReading *reading);
 extern int connections_read(ConnectionReading **readings);
 extern void clients_info(ClientsInfo *info);
@@ -122,5 +124,6 @@ extern bool client_chunks(int index, ClientChunks *chunks);
 extern void client_restore(const ClientChunks *chunks);
 extern void clients_restored(const ClientsInfo *info);
 extern void clients_forget_all(void);
+extern bool clients_any_live(void);
 
 #endif /* KASM_LATENCY_CLIENTS_H */

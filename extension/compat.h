@@ -61,10 +61,10 @@ compat_client_bytes_buffered(void)
 #endif
 
 /*
- * Begin a set-returning function that fills a tuplestore.  15 has this
+ * Begin a set-returning function that fills a tuplestore.  15.1 has this
  * function, and a second argument of flags that we have no use for.
  */
-#if PG_VERSION_NUM >= 150000
+#if PG_VERSION_NUM >= 150001
 #define compat_init_materialized_srf(fcinfo) InitMaterializedSRF(fcinfo, 0)
 #else
 static inline void

@@ -101,6 +101,7 @@ static bool error_flushed = false; /* an error went out, and no end since */
 static bool copying_in = false;	   /* from CopyInResponse to the next end */
 static bool copy_failed = false;   /* an error went out during that */
 
+static bool exit_registered = false;
 static int socket_read_due = SOCKET_READ_EVERY;
 
 static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
@@ -226,7 +227,7 @@ exchange_exit(int code, Datum arg)
 
 /*
  * Say once an hour, in the server's log only, that a client is beyond the
- * limit.
+ * server's limit: not its own, which the client may set.
  */
 static void
 log_if_far(uint32 floor_us, TimestampTz now)
@@ -235,15 +236,23 @@ log_if_far(uint32 floor_us, TimestampTz now)
 	char client[512];
 
 	if (!kasm_latency_log_far_clients || floor_us == 0 ||
-		ms < kasm_latency_rtt_limit || !client_log_far_now(now))
+		ms < kasm_latency_server_rtt_limit || !client_log_far_now(now))
 		return;
 	client_describe_mine(client, sizeof(client));
+
+	/*
+	 * The ReadyForQuery is in the send buffer.  A query cancel that was
+	 * pending must not be served by the end of ereport: its error would look
+	 * like the answer to the next query.
+	 */
+	HOLD_INTERRUPTS();
 	ereport(LOG_SERVER_ONLY,
 			(errmsg("kasm_latency: client %s is %.*f ms away; "
 					"the limit is %g ms",
 					client, ms < 10 ? 2 : (ms < 100 ? 1 : 0), ms,
-					kasm_latency_rtt_limit),
+					kasm_latency_server_rtt_limit),
 			 errhidestmt(true)));
+	RESUME_INTERRUPTS();
 }
 
 /*
@@ -261,11 +270,15 @@ open_connection(void)
 	{
 		SocketRtt rtt = { 0, 0 };
 
+		/* first, as it can fail: a slot in use must be freed at exit */
+		if (!exit_registered)
+			on_shmem_exit(exchange_exit, (Datum) 0);
+		exit_registered = true;
+
 		(void) socket_rtt_read(MyProcPort->sock, &rtt);
 		client_attach(now, monotonic, rtt.min_rtt_us, rtt.total_retrans);
 		if (MySlot == NULL)
 			return;
-		on_shmem_exit(exchange_exit, (Datum) 0);
 		log_if_far(rtt.min_rtt_us, now);
 	}
 	connection_open = true;
@@ -307,6 +320,7 @@ end_exchange(FlushKind kind)
 {
 	TimestampTz now;
 	int64 monotonic;
+	int64 drift;
 	int64 server_us = NO_SAMPLE;
 	int64 waited_us = NO_SAMPLE;
 	Histogram waited_kind;
@@ -335,9 +349,8 @@ end_exchange(FlushKind kind)
 	monotonic = monotonic_now_us();
 	waited_kind = pipelines ? OTHERS : answer_kind;
 
-	if (request_at != 0 &&
-		Abs((now - answer_at) - (monotonic - answer_monotonic)) <=
-			CLOCK_SLACK_US)
+	drift = (now - answer_at) - (monotonic - answer_monotonic);
+	if (request_at != 0 && drift >= -CLOCK_SLACK_US && drift <= CLOCK_SLACK_US)
 	{
 		server_us = now - request_at;
 		waited_us = turnaround_us();
@@ -349,7 +362,7 @@ end_exchange(FlushKind kind)
 		{
 			/* what comes now belongs to a new minute */
 			read_socket();
-			(void) client_fold_if_free(monotonic);
+			client_fold_if_free(monotonic);
 		}
 		else if (unlikely(--socket_read_due == 0))
 			read_socket();

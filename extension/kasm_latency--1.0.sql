@@ -12,8 +12,8 @@
  *	6. clients, hosts, flagged and the other relations
  *	7. who may do what
  *
- * Every function pins its search_path; everything is schema-qualified or of
- * pg_catalog.
+ * Every function in SQL or PL/pgSQL pins its search_path; everything is
+ * schema-qualified or of pg_catalog.
  */
 \echo Use "CREATE EXTENSION kasm_latency" to load this file. \quit
 
@@ -54,7 +54,6 @@ CREATE FUNCTION kasm_latency.client_figures(
     OUT stats_since timestamptz)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 200
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_client_figures';
 COMMENT ON FUNCTION kasm_latency.client_figures(interval) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
 
@@ -71,7 +70,6 @@ CREATE FUNCTION kasm_latency.live_connections(
     OUT last_seen timestamptz)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 100
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_live_connections';
 COMMENT ON FUNCTION kasm_latency.live_connections() IS 'Raw figures of each live client backend since it connected';
 
@@ -85,21 +83,18 @@ CREATE FUNCTION kasm_latency.server_info(
     OUT saved_at timestamptz)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_server_info';
 COMMENT ON FUNCTION kasm_latency.server_info() IS 'One row about the extension itself; see the view info';
 
 CREATE FUNCTION kasm_latency.reset()
 RETURNS timestamptz
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_reset';
 COMMENT ON FUNCTION kasm_latency.reset() IS 'Forget all that was measured; returns the time';
 
 CREATE FUNCTION kasm_latency.reset(client_addr inet)
 RETURNS timestamptz
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_reset';
 COMMENT ON FUNCTION kasm_latency.reset(inet) IS 'Forget what was measured of one client address; returns the time';
 
@@ -111,14 +106,12 @@ COMMENT ON FUNCTION kasm_latency.reset(inet) IS 'Forget what was measured of one
 CREATE FUNCTION kasm_latency.merge_transition(state internal, histogram bytea)
 RETURNS internal
 LANGUAGE c IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_merge_transition';
 COMMENT ON FUNCTION kasm_latency.merge_transition(internal, bytea) IS 'Transition function of merge_histograms';
 
 CREATE FUNCTION kasm_latency.merge_final(state internal)
 RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_merge_final';
 COMMENT ON FUNCTION kasm_latency.merge_final(internal) IS 'Final function of merge_histograms';
 
@@ -132,16 +125,20 @@ COMMENT ON AGGREGATE kasm_latency.merge_histograms(bytea) IS 'The sum of histogr
 CREATE FUNCTION kasm_latency.percentile_ms(histogram bytea, fraction double precision)
 RETURNS double precision
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_percentile_ms';
 COMMENT ON FUNCTION kasm_latency.percentile_ms(bytea, double precision) IS 'A percentile of a histogram in milliseconds; NULL of an empty one';
 
 CREATE FUNCTION kasm_latency.count_from(histogram bytea, ms double precision)
 RETURNS bigint
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_count_from';
-COMMENT ON FUNCTION kasm_latency.count_from(bytea, double precision) IS 'How many of a histogram lie at or above that many milliseconds';
+COMMENT ON FUNCTION kasm_latency.count_from(bytea, double precision) IS 'How many of a histogram lie surely at or above that many milliseconds';
+
+CREATE FUNCTION kasm_latency.count_below(histogram bytea, ms double precision)
+RETURNS bigint
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'kasm_latency_count_below';
+COMMENT ON FUNCTION kasm_latency.count_below(bytea, double precision) IS 'How many of a histogram lie surely below that many milliseconds';
 
 CREATE FUNCTION kasm_latency.histogram_cells(
     histogram bytea,
@@ -150,7 +147,6 @@ CREATE FUNCTION kasm_latency.histogram_cells(
     OUT count bigint)
 RETURNS SETOF record
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 30
-SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'kasm_latency_histogram_cells';
 COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histogram, from the first to the last that is not empty';
 
@@ -162,12 +158,8 @@ COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histo
 
 CREATE FUNCTION kasm_latency.limit_ms()
 RETURNS double precision
-LANGUAGE sql STABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-SET intervalstyle = postgres
-AS $$
-    SELECT (extract(epoch FROM current_setting('kasm_latency.rtt_limit', true)::interval) * 1000)::double precision
-$$;
+LANGUAGE c STABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'kasm_latency_limit_ms';
 COMMENT ON FUNCTION kasm_latency.limit_ms() IS 'The setting kasm_latency.rtt_limit, in milliseconds';
 
 CREATE FUNCTION kasm_latency.recent()
@@ -497,13 +489,13 @@ AS $$
                kasm_latency.app_roles() AS app_roles),
     counted AS MATERIALIZED (
         SELECT f.*,
-               kasm_latency.percentile_ms(f.ceilings, 0.1) AS p10_ms,
-               kasm_latency.percentile_ms(f.ceilings, 0.5) AS p50_ms,
+               -- the exact minimum is sharper than the cell that it fell into
+               greatest(kasm_latency.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
+               greatest(kasm_latency.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
                kasm_latency.count_from(f.ceilings, 0) AS samples,
-               kasm_latency.count_from(f.rtts, 0) - kasm_latency.count_from(f.rtts, s.limit_ms) AS near,
+               kasm_latency.count_below(f.rtts, s.limit_ms) AS near,
                kasm_latency.count_from(f.rtts, s.limit_ms) AS far,
-               kasm_latency.count_from(f.ceilings_since_rtt, 0)
-                   - kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS near_since,
+               kasm_latency.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
                kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
         FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
         WHERE NOT f.evicted),
@@ -517,12 +509,11 @@ AS $$
            h.host, h.role, h.zone,
            f.connections, f.round_trips, f.transactions,
            f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
-           -- the exact minimum is sharper than the cell that it fell into
-           greatest(f.p10_ms, f.turnaround_min_ms), greatest(f.p50_ms, f.turnaround_min_ms),
+           f.p10_ms, f.p50_ms,
            f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
            f.rtts, f.ceilings, f.server_times,
            f.retransmits,
-           h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR u.rolname = ANY (s.app_roles)),
+           h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR coalesce(u.rolname = ANY (s.app_roles), false)),
            v.verdict, v.rank, v.severity,
            f.first_seen, f.last_seen
     FROM setting AS s
@@ -667,7 +658,7 @@ CREATE VIEW kasm_latency.totals AS
            coalesce(u.rolname, '(' || nullif(f.role_oid, 0) || ')') AS username,
            CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
            f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
-           f.retransmits, f.connections AS connections_total, f.stats_since
+           f.retransmits, f.connections_made AS connections_total, f.stats_since
     FROM kasm_latency.client_figures(NULL) AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
@@ -731,6 +722,8 @@ COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round t
  * 7. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
  */
 
+REVOKE ALL ON SCHEMA kasm_latency FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA kasm_latency FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kasm_latency FROM PUBLIC;
 GRANT USAGE ON SCHEMA kasm_latency TO pg_read_all_stats;
 GRANT SELECT ON ALL TABLES IN SCHEMA kasm_latency TO pg_read_all_stats;

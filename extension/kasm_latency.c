@@ -33,6 +33,7 @@ PG_MODULE_MAGIC;
 
 bool kasm_latency_enabled = true;
 double kasm_latency_rtt_limit = 10;
+double kasm_latency_server_rtt_limit = 10;
 int kasm_latency_recent = 15;
 int kasm_latency_idle_after = 1000;
 int kasm_latency_max_clients = 200;
@@ -50,6 +51,19 @@ static shmem_request_hook_type previous_shmem_request_hook = NULL;
 #endif
 
 void _PG_init(void);
+
+/*
+ * Remember what the server's configuration says, beside what a session makes
+ * of it for itself.
+ */
+static bool
+check_rtt_limit(double *newval, void **extra, GucSource source)
+{
+	(void) extra;
+	if (source <= PGC_S_ARGV)
+		kasm_latency_server_rtt_limit = *newval;
+	return true;
+}
 
 static bool
 check_app_roles(char **newval, void **extra, GucSource source)
@@ -78,7 +92,7 @@ define_settings(void)
 		"kasm_latency.rtt_limit",
 		"Sets the round trip time from which on a client is out of band.",
 		NULL, &kasm_latency_rtt_limit, 10, 0.001, 60000, PGC_USERSET,
-		GUC_UNIT_MS, NULL, NULL, NULL);
+		GUC_UNIT_MS, check_rtt_limit, NULL, NULL);
 	DefineCustomIntVariable("kasm_latency.recent",
 							"Sets the span that the views cover.", NULL,
 							&kasm_latency_recent, 15, 1, SPAN_MAX_MINUTES,
@@ -134,7 +148,13 @@ static void
 save_at_exit(int code, Datum arg)
 {
 	(void) arg;
-	if (code == 0 && kasm_latency_save && clients_ready())
+
+	/*
+	 * After an immediate shutdown the code is 0 too, but backends have died
+	 * at any point, and took with them what was not folded.
+	 */
+	if (code == 0 && kasm_latency_save && clients_ready() &&
+		!clients_any_live())
 		savefile_write();
 }
 

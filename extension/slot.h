@@ -69,9 +69,10 @@ typedef struct Slot
 	Figures figures;
 
 	/* written by the owner at connect and exit, under the client's lock */
-	int pid;	/* 0 = free */
-	int client; /* index of the client entry */
-	int next;	/* next slot of the same client, or -1 */
+	int pid;
+	int client;			/* index of the client entry */
+	int next;			/* next slot of the same client, or -1 */
+	int64 connected_us; /* by the clock of the minutes */
 	uint32 connected_minute;
 	TimestampTz connected_at;
 } Slot;

@@ -36,6 +36,8 @@ PG_FUNCTION_INFO_V1(kasm_latency_merge_transition);
 PG_FUNCTION_INFO_V1(kasm_latency_merge_final);
 PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
 PG_FUNCTION_INFO_V1(kasm_latency_count_from);
+PG_FUNCTION_INFO_V1(kasm_latency_count_below);
+PG_FUNCTION_INFO_V1(kasm_latency_limit_ms);
 PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
 
 #define MAX_COLUMNS 32
@@ -149,6 +151,9 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
+	if (row->n != rsinfo->setDesc->natts)
+		elog(ERROR, "function has %d columns, not %d", rsinfo->setDesc->natts,
+			 row->n);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row->values,
 						 row->nulls);
 	row->n = 0;
@@ -197,17 +202,17 @@ static void
 histogram_add(uint64 *counts, const bytea *data)
 {
 	Size size = VARSIZE_ANY_EXHDR(data);
+	bool valid = size % sizeof(FilledCell) == 0;
 	FilledCell filled;
 
-	for (Size at = 0; at + sizeof(FilledCell) <= size;
-		 at += sizeof(FilledCell))
+	for (Size at = 0; valid && at < size; at += sizeof(FilledCell))
 	{
 		memcpy(&filled, VARDATA_ANY(data) + at, sizeof(FilledCell));
-		if (filled.cell >= HISTOGRAM_CELLS)
-			break;
-		counts[filled.cell] += filled.count;
+		valid = filled.cell < HISTOGRAM_CELLS;
+		if (valid)
+			counts[filled.cell] += filled.count;
 	}
-	if (size % sizeof(FilledCell) != 0)
+	if (!valid)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));
 }
@@ -256,33 +261,66 @@ Datum
 kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
 {
 	uint64 counts[HISTOGRAM_CELLS];
+	double fraction = PG_GETARG_FLOAT8(1);
 	double us;
 
+	if (!(fraction >= 0 && fraction <= 1))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("fraction must be between 0 and 1")));
 	histogram_argument(fcinfo, 0, counts);
-	us = histogram_percentile(counts, PG_GETARG_FLOAT8(1));
+	us = histogram_percentile(counts, fraction);
 	if (us < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(rint(us) / 1000.0);
 }
 
 /*
- * How many lie at or above that many milliseconds, to the cell.
+ * How many lie surely at or above that many milliseconds, or surely below:
+ * of a cell that it cuts through nobody knows.
  */
-Datum
-kasm_latency_count_from(PG_FUNCTION_ARGS)
+static int64
+count_side(FunctionCallInfo fcinfo, bool above)
 {
 	uint64 counts[HISTOGRAM_CELLS];
 	double us = rint(PG_GETARG_FLOAT8(1) * 1000.0);
 	uint64 total = 0;
 
 	histogram_argument(fcinfo, 0, counts);
-	for (int i = HISTOGRAM_CELLS - 1; i >= 0; i--)
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 	{
-		if ((double) histogram_cell_start(i) < us)
-			break;
-		total += counts[i];
+		double start = (double) histogram_cell_start(i);
+
+		if (above ? start >= us
+				  : i + 1 < HISTOGRAM_CELLS &&
+						(double) histogram_cell_start(i + 1) <= us)
+			total += counts[i];
 	}
-	PG_RETURN_INT64((int64) total);
+	return (int64) total;
+}
+
+Datum
+kasm_latency_count_from(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(count_side(fcinfo, true));
+}
+
+Datum
+kasm_latency_count_below(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(count_side(fcinfo, false));
+}
+
+/*
+ * The setting kasm_latency.rtt_limit: its text form is rounded, and not
+ * always an interval.  NULL where it is not defined.
+ */
+Datum
+kasm_latency_limit_ms(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	if (!clients_ready())
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8(kasm_latency_rtt_limit);
 }
 
 /*
@@ -372,8 +410,8 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_key(&row, &reading->key);
 		add_hostname(&row, reading->hostname);
 		add_value(&row, BoolGetDatum(reading->evicted));
-		add_count(&row, figures->connections);
-		add_count(&row, reading->connections_made);
+		add_count(&row, reading->connections);
+		add_count(&row, figures->connections_made);
 		add_count(&row, figures->counters[ROUND_TRIPS]);
 		add_count(&row, figures->counters[TRANSACTIONS]);
 		add_count(&row, figures->counters[RETRANSMITS]);
@@ -462,7 +500,6 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 {
 	ClientKey key;
 	inet *address;
-	unsigned char mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
 
 	require_loaded();
 	if (PG_NARGS() == 0)
@@ -474,20 +511,7 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("client_addr must be an address, not a network")));
 	memset(&key, 0, sizeof(key));
-	if (ip_family(address) == PGSQL_AF_INET)
-	{
-		key.family = 4;
-		memcpy(key.address, ip_addr(address), 4);
-	}
-	else if (memcmp(ip_addr(address), mapped, sizeof(mapped)) == 0)
-	{
-		key.family = 4;
-		memcpy(key.address, ip_addr(address) + sizeof(mapped), 4);
-	}
-	else
-	{
-		key.family = 6;
-		memcpy(key.address, ip_addr(address), 16);
-	}
+	client_key_set_address(&key, ip_family(address) == PGSQL_AF_INET,
+						   ip_addr(address));
 	PG_RETURN_TIMESTAMPTZ(clients_reset(&key));
 }

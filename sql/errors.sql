@@ -17,6 +17,8 @@ SELECT kasm_latency.path_class(-0.1);
 SELECT kasm_latency.reset('10.0.0.0/8');
 SELECT kasm_latency.reset(NULL);
 SELECT kasm_latency.percentile_ms('\x00'::bytea, 0.5);
+SELECT kasm_latency.percentile_ms('', 1.1);
+SELECT kasm_latency.percentile_ms('', 'NaN');
 
 -- settings
 SET kasm_latency.rtt_limit = 0;
@@ -38,6 +40,9 @@ SET kasm_latency.rtt_limit = 0.5;
 SELECT kasm_latency.limit_ms();
 SET kasm_latency.rtt_limit = '1.5s';
 SELECT kasm_latency.limit_ms();
+SET kasm_latency.rtt_limit = 12345.678;
+SELECT kasm_latency.limit_ms();
+SELECT count(*) AS flagged FROM kasm_latency.flagged;
 SET intervalstyle = sql_standard;
 SET kasm_latency.recent = '1h';
 SELECT kasm_latency.recent() = interval '1 hour' AS recent;

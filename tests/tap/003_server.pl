@@ -104,6 +104,17 @@ foreach my $damage ('cut', 'flipped', 'another', 'longer')
 	by('127.0.0.1', 'one', 'SELECT 1');
 }
 
+# after an immediate shutdown nothing is to be trusted that was not folded
+by('127.0.0.1', 'one', 'SELECT 1');
+my $open = $node->background_psql('postgres');
+$open->query_safe('SELECT 1');
+$node->stop('immediate');
+ok(!-e $node->data_dir . '/pg_stat/kasm_latency.stat', 'an immediate shutdown saves nothing');
+eval { $open->quit };
+$node->start;
+is($node->safe_psql('postgres', "SELECT count(*) FROM kasm_latency.totals WHERE username = 'one'"),
+	'0', 'and the start is empty');
+
 # not saved, and so not read
 $node->append_conf('postgresql.conf', 'kasm_latency.save = off');
 $node->restart;
@@ -166,6 +177,10 @@ $node->reload;
 settled();
 $node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
 by('127.0.0.1', 'four', 'SELECT 1');
+# a session's own limit is its own affair
+$node->append_conf('postgresql.conf', "kasm_latency.rtt_limit = '1min'\nkasm_latency.log_far_clients = on");
+$node->reload;
+run_log([ 'psql', '-XqAt', '-d', "host=127.0.0.1 port=$port user=four dbname=postgres options='-c kasm_latency.rtt_limit=0.001'", '-c', 'SELECT 1' ]);
 my @lines = substr(slurp_file($node->logfile), $at) =~ /LOG:  (kasm_latency: client .*)/g;
 is(scalar @lines, 2, 'one line per address');
 like($lines[0], qr/^kasm_latency: client 127\.0\.0\.1 \(\S+\) is \d\.\d\d ms away; the limit is 0\.001 ms$/,
@@ -175,6 +190,19 @@ $node->safe_psql('postgres', "SELECT kasm_latency.forget_host('127.0.0.1')");
 is( $node->safe_psql('postgres', q(SELECT count(*) FROM kasm_latency.clients
 		WHERE client_addr = '127.0.0.1' AND host <> '127.0.0.1' AND host <> '[local]')),
 	'1', 'a name that the server resolved names the host');
+
+
+# ----- a client whose role is no more is judged by nobody, and hides nobody
+
+$node->safe_psql('postgres', 'SELECT kasm_latency.reset(); CREATE ROLE gone LOGIN');
+by('127.0.0.1', 'one', 'SELECT 1');
+by('127.0.0.1', 'gone', 'BEGIN', ('SELECT 1') x 30, 'COMMIT');
+settled();
+$node->safe_psql('postgres', 'DROP ROLE gone');
+is( $node->safe_psql('postgres', q(
+		SET kasm_latency.app_roles = 'one';
+		SELECT verdict FROM kasm_latency.hosts WHERE client_addrs = '{127.0.0.1}')),
+	'floor_only', 'the verdict is that of the client that is judged');
 
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP/, 'nothing went wrong');
