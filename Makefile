@@ -6,6 +6,7 @@
 #	make demo           see it at work, on a throwaway server
 #	make lab            every scenario of distance and noise
 #	make test           everything, on throwaway servers
+#	make bench          what it costs, beside other extensions
 #	make lint           style and static checks
 
 MODULE_big = kasm_latency
@@ -44,6 +45,9 @@ include tests/make.mk
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
+# the path of every exchange and row: a frame pointer is a third of a put, and
+# two neighbouring counters are not worth a vector
+extension/exchange.o: override CFLAGS += -fomit-frame-pointer -fno-plt -fno-tree-slp-vectorize
 else
 all install installcheck clean:
 	@echo "make: $(PG_CONFIG) not found; install the server's development" \

@@ -127,7 +127,7 @@ static char *baselines;			 /* n_slots of BASELINE_SIZE */
 static LWLockPadded *locks;		 /* the table's, then the entries' */
 
 /* when the calling backend's pending figures are due for folding */
-int64 client_next_fold_us = 0;
+int64 client_next_fold_ns = 0;
 
 #define TABLE_LOCK (&locks[0].lock)
 #define ENTRY_LOCK(i) (&locks[1 + (i)].lock)
@@ -192,11 +192,26 @@ clients_lock_count(void)
 	return 1 + kasm_latency_max_clients + 1;
 }
 
-static uint32
-minute_of(int64 monotonic_us)
+/*
+ * The clock by which minutes are numbered: that of the wall at the server's
+ * start, and never set since.
+ */
+static int64
+minutes_clock_us(int64 monotonic_ns)
 {
-	return (uint32) ((monotonic_us + table->clock_offset_us) /
-					 USECS_PER_MINUTE);
+	return monotonic_ns / 1000 + table->clock_offset_us;
+}
+
+static int64
+minute_begins_ns(uint32 minute)
+{
+	return ((int64) minute * USECS_PER_MINUTE - table->clock_offset_us) * 1000;
+}
+
+static uint32
+minute_of(int64 monotonic_ns)
+{
+	return (uint32) (minutes_clock_us(monotonic_ns) / USECS_PER_MINUTE);
 }
 
 /*
@@ -217,7 +232,7 @@ clients_shmem_startup(void)
 	table->max_clients = kasm_latency_max_clients;
 	table->n_slots = MaxConnections;
 	table->n_buckets = bucket_count();
-	table->clock_offset_us = GetCurrentTimestamp() - monotonic_now_us();
+	table->clock_offset_us = GetCurrentTimestamp() - monotonic_now_ns() / 1000;
 	for (int i = 0; i < table->n_slots; i++)
 		slot_init(SLOT(i), BASELINE(i));
 	clients_forget_all();
@@ -592,7 +607,7 @@ set_hostname(ClientIdentity *identity, const char *name)
  * slot is to be had; the connection is then not accounted.
  */
 void
-client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
+client_attach(TimestampTz now, int64 monotonic_ns, uint32 floor_us,
 			  uint32 retransmits)
 {
 	int number = compat_my_proc_number();
@@ -608,7 +623,7 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 		return;
 
 	my_key(&key);
-	minute = minute_of(monotonic_us);
+	minute = minute_of(monotonic_ns);
 	slot = SLOT(number);
 	baseline = BASELINE(number);
 	slot_init(slot, baseline);
@@ -617,7 +632,7 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 	slot->minute = minute;
 	slot->last_seen = now;
 	slot->pid = MyProcPid;
-	slot->connected_us = monotonic_us + table->clock_offset_us;
+	slot->connected_us = minutes_clock_us(monotonic_ns);
 	slot->connected_minute = minute;
 	slot->connected_at = MyStartTimestamp;
 
@@ -648,8 +663,7 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
 
 	MySlot = slot;
 	MyBaseline = baseline;
-	client_next_fold_us =
-		(int64) (minute + 1) * USECS_PER_MINUTE - table->clock_offset_us;
+	client_next_fold_ns = minute_begins_ns(minute + 1);
 }
 
 /*
@@ -657,10 +671,10 @@ client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
  * tries again at its next exchange.
  */
 void
-client_fold_if_free(int64 monotonic_us)
+client_fold_if_free(int64 monotonic_ns)
 {
 	LWLock *lock = ENTRY_LOCK(MySlot->client);
-	uint32 minute = minute_of(monotonic_us);
+	uint32 minute = minute_of(monotonic_ns);
 
 	if (!LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
 		return;
@@ -668,8 +682,7 @@ client_fold_if_free(int64 monotonic_us)
 	slot_begin_minute(minute);
 	LWLockRelease(lock);
 
-	client_next_fold_us =
-		(int64) (minute + 1) * USECS_PER_MINUTE - table->clock_offset_us;
+	client_next_fold_ns = minute_begins_ns(minute + 1);
 }
 
 /*
@@ -683,7 +696,7 @@ note_end(int index, uint32 floor_us)
 	ClientHistory *history = &histories[index];
 	Cell *cells[2];
 
-	minute_cells(history, minute_of(monotonic_now_us()), cells);
+	minute_cells(history, minute_of(monotonic_now_ns()), cells);
 	for (int i = 0; i < 2; i++)
 	{
 		if (cells[i] == NULL)
@@ -870,7 +883,7 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 bool
 client_read(int index, int span_minutes, ClientReading *reading)
 {
-	uint32 now_minute = minute_of(monotonic_now_us());
+	uint32 now_minute = minute_of(monotonic_now_ns());
 	const ClientEntry *entry = &entries[index];
 	const ClientHistory *history = &histories[index];
 	uint32 first_minute = 0;
@@ -1104,7 +1117,7 @@ client_restore(const ClientChunks *chunks)
 {
 	const ClientIdentity *identity = chunks->identity;
 	const ClientHistory *saved = chunks->history;
-	uint32 now_minute = minute_of(monotonic_now_us());
+	uint32 now_minute = minute_of(monotonic_now_ns());
 	ClientEntry *entry;
 	ClientHistory *history;
 	int index;
@@ -1171,3 +1184,56 @@ clients_restored(const ClientsInfo *info)
 	table->stats_reset = info->stats_reset;
 	table->saved_at = info->saved_at;
 }
+
+#ifdef KASM_LATENCY_TEST
+
+/*
+ * For benchmarks of reading, not in release builds: make so many clients,
+ * each with every cell of the last hour full, of the calling backend's
+ * address and database, with role numbers of their own.
+ */
+void
+clients_test_fill(int n)
+{
+	uint32 minute = minute_of(monotonic_now_ns());
+	TimestampTz now = GetCurrentTimestamp();
+	ClientKey key;
+
+	my_key(&key);
+	LWLockAcquire(TABLE_LOCK, LW_EXCLUSIVE);
+	for (int i = 0; i < n; i++)
+	{
+		ClientHistory *history;
+		int index;
+
+		key.role = 1000000 + i;
+		index = find_or_make_entry(&key, now);
+		history = &histories[index];
+		LWLockAcquire(ENTRY_LOCK(index), LW_EXCLUSIVE);
+		for (uint32 m = minute - 65; m <= minute; m++)
+		{
+			Cell *cells[2];
+
+			minute_cells(history, m, cells);
+			for (int j = 0; j < 2; j++)
+			{
+				cells[j]->connections_made++;
+				for (int k = 0; k < N_COUNTERS; k++)
+					cells[j]->figures.counters[k]++;
+				for (int k = 0; k < HISTOGRAM_CELLS; k++)
+				{
+					cells[j]->floors[k]++;
+					for (int h = 0; h < N_HISTOGRAMS; h++)
+						cells[j]->figures.histograms[h][k]++;
+				}
+			}
+		}
+		add_cell(&history->totals, &history->fives[0]);
+		entries[index].identity.floor_us = 400;
+		entries[index].identity.floor_minute = minute - 1;
+		LWLockRelease(ENTRY_LOCK(index));
+	}
+	LWLockRelease(TABLE_LOCK);
+}
+
+#endif /* KASM_LATENCY_TEST */

@@ -16,6 +16,9 @@
 
 #include "slot.h"
 
+/* not for other libraries: so that calls and variables need no table */
+#pragma GCC visibility push(hidden)
+
 /* the spans that can be read, in minutes */
 #define SPAN_MAX_MINUTES 60
 #define SPAN_SINCE_RESET 0
@@ -90,13 +93,13 @@ extern bool clients_shmem_startup(void);
 extern bool clients_ready(void);
 
 /* the calling backend */
-extern void client_attach(TimestampTz now, int64 monotonic_us, uint32 floor_us,
+extern void client_attach(TimestampTz now, int64 monotonic_ns, uint32 floor_us,
 						  uint32 retransmits);
-extern void client_fold_if_free(int64 monotonic_us);
+extern void client_fold_if_free(int64 monotonic_ns);
 extern void client_detach(void);
 extern bool client_log_far_now(TimestampTz now);
 extern void client_describe_mine(char *text, Size size);
-extern int64 client_next_fold_us;
+extern int64 client_next_fold_ns;
 
 /* readers */
 extern int clients_capacity(void);
@@ -125,5 +128,11 @@ extern void client_restore(const ClientChunks *chunks);
 extern void clients_restored(const ClientsInfo *info);
 extern void clients_forget_all(void);
 extern bool clients_any_live(void);
+
+#ifdef KASM_LATENCY_TEST
+extern void clients_test_fill(int n);
+#endif
+
+#pragma GCC visibility pop
 
 #endif /* KASM_LATENCY_CLIENTS_H */

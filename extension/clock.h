@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * clock.h
- *		The clock that never steps.
+ *		The wall clock, and the one that never steps.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,18 +10,37 @@
 
 #include "postgres.h"
 
+#include <sys/time.h>
 #include <time.h>
 
 #include "datatype/timestamp.h"
 
-/* microseconds of CLOCK_MONOTONIC, the same for all processes */
+/*
+ * Both run at the end of every exchange.  Their buffers are static, as one on
+ * the stack costs a stack check.
+ */
+
+/* nanoseconds of CLOCK_MONOTONIC, the same for all processes */
 static inline int64
-monotonic_now_us(void)
+monotonic_now_ns(void)
 {
-	struct timespec now;
+	static struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64) now.tv_sec * USECS_PER_SEC + now.tv_nsec / 1000;
+	return (int64) now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
+}
+
+/* GetCurrentTimestamp(), inline */
+static inline TimestampTz
+wall_now(void)
+{
+	static struct timeval now;
+
+	gettimeofday(&now, NULL);
+	return ((TimestampTz) now.tv_sec -
+			(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY) *
+			   USECS_PER_SEC +
+		   now.tv_usec;
 }
 
 #endif /* KASM_LATENCY_CLOCK_H */

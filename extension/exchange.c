@@ -58,17 +58,17 @@
 #include "socket_rtt.h"
 
 /*
- * The socket is read at connect, once a minute, and every that many ends of a
- * command.
+ * The socket is read at connect, when that is so long ago, once a minute and
+ * at exit; and when a turnaround says that the floor must have come down.
  */
-#define SOCKET_READ_EVERY 64
+#define FIRST_UPKEEP_NS INT64CONST(1000000000)
 
 /*
  * Between two ends the wall clock and the monotonic clock may part by that
  * much; beyond, somebody set the wall clock, or we were suspended between
  * reading the two, and the stamps are worth nothing.
  */
-#define CLOCK_SLACK_US 200
+#define CLOCK_SLACK_NS 200000
 
 /* stamps are whole microseconds, and the kernel's are others than ours */
 #define FLOOR_SLACK_US 2
@@ -84,58 +84,64 @@ typedef enum FlushKind
 	FLUSH_READY
 } FlushKind;
 
-static const PQcommMethods *wrapped;
 static PQcommMethods wrapper;
+static int (*wrapped_putmessage)(char msgtype, const char *s,
+								 size_t len) = NULL;
+static int (*wrapped_flush)(void);
 
 /* the last message put since the last flush; 0 = none */
 static char last_message = 0;
 
-/* is the request still to be seen of which the next answer will be? */
-static bool awaiting_request = false;
+/* first ReadyForQuery seen, and not switched off since */
+static bool connection_open = false;
 
-static bool connection_open =
-	false;						   /* first ReadyForQuery seen, and enabled */
-static bool pipelines = false;	   /* the client does not wait for answers */
-static bool client_ahead = false;  /* ... and so this exchange goes on */
-static bool error_flushed = false; /* an error went out, and no end since */
-static bool copying_in = false;	   /* from CopyInResponse to the next end */
-static bool copy_failed = false;   /* an error went out during that */
+/* the client does not always wait for answers */
+static bool pipelines = false;
+
+/* what has happened since the last end */
+#define CLIENT_AHEAD 0x01  /* it sent more, so the exchange goes on */
+#define ERROR_FLUSHED 0x02 /* an error went out */
+#define COPYING_IN 0x04	   /* that end was a CopyInResponse */
+#define COPY_FAILED 0x08   /* and an error went out during the copy */
+static uint8 since_end = 0;
 
 static bool exit_registered = false;
-static int socket_read_due = SOCKET_READ_EVERY;
+
+/* when to read the socket again, and fold if a minute is over */
+static int64 upkeep_due_ns = 0;
 
 static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
 static TimestampTz answer_at = 0;	   /* of the last one, wall clock */
-static int64 answer_monotonic = 0;	   /* the same, monotonic clock */
+static int64 answer_monotonic_ns = 0;  /* the same, monotonic clock */
 static Histogram answer_kind = OTHERS; /* what its turnaround will be */
 
 /*
- * Take the statement's start for the time at which the request came, if it
+ * In the place of PqCommMethods->putmessage.  Runs for every row of a result:
+ * a store and a jump.
+ */
+static int
+exchange_putmessage(char msgtype, const char *s, size_t len)
+{
+	last_message = msgtype;
+	return wrapped_putmessage(msgtype, s, len);
+}
+
+/*
+ * The same, as long as the request is still to be seen of which the next
+ * answer will be: take the statement's start for its time of arrival, if it
  * is one newer than the last answer.
  */
-static void
-look_for_request(void)
+static int
+putmessage_awaiting_request(char msgtype, const char *s, size_t len)
 {
 	TimestampTz statement_start = GetCurrentStatementStartTimestamp();
 
 	if (statement_start > answer_at)
 	{
 		request_at = statement_start;
-		awaiting_request = false;
+		wrapper.putmessage = exchange_putmessage;
 	}
-}
-
-/*
- * In the place of PqCommMethods->putmessage.  Runs for every row of a result:
- * a store, a test and a jump.
- */
-static int
-exchange_putmessage(char msgtype, const char *s, size_t len)
-{
-	last_message = msgtype;
-	if (unlikely(awaiting_request))
-		look_for_request();
-	return wrapped->putmessage(msgtype, s, len);
+	return exchange_putmessage(msgtype, s, len);
 }
 
 static FlushKind
@@ -161,12 +167,11 @@ flush_kind(char message)
 	}
 }
 
-static void
+static pg_noinline void
 read_socket(void)
 {
 	SocketRtt rtt;
 
-	socket_read_due = SOCKET_READ_EVERY;
 	if (!socket_rtt_read(MyProcPort->sock, &rtt))
 		return;
 	slot_set_floor(rtt.min_rtt_us);
@@ -174,15 +179,12 @@ read_socket(void)
 }
 
 /*
- * Has the client sent more already?
+ * Are there bytes from the client between its socket and the backend's
+ * buffer?  Asked of connections that pipeline alone, as it is a system call.
  */
-static bool
-client_sent_more(void)
+static pg_noinline bool
+socket_has_more(void)
 {
-	if (compat_client_bytes_buffered())
-		return true;
-	if (!pipelines)
-		return false;
 #ifdef USE_OPENSSL
 	if (MyProcPort->ssl_in_use && SSL_pending(MyProcPort->ssl) > 0)
 		return true;
@@ -191,17 +193,14 @@ client_sent_more(void)
 }
 
 static void
-begin_waiting(TimestampTz wall, int64 monotonic, Histogram kind)
+begin_waiting(TimestampTz wall, int64 monotonic_ns, Histogram kind)
 {
 	answer_at = wall;
-	answer_monotonic = monotonic;
+	answer_monotonic_ns = monotonic_ns;
 	answer_kind = kind;
 	request_at = 0;
-	awaiting_request = true;
-	client_ahead = false;
-	error_flushed = false;
-	copy_failed = false;
-	copying_in = false;
+	wrapper.putmessage = putmessage_awaiting_request;
+	since_end = 0;
 }
 
 /*
@@ -217,8 +216,8 @@ exchange_exit(int code, Datum arg)
 
 	if (MySlot == NULL)
 		return;
-	if (connection_open && kasm_latency_enabled && !awaiting_request &&
-		(error_flushed || client_ahead))
+	if (connection_open && request_at != 0 &&
+		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
 		slot_record(NO_SAMPLE, OTHERS, NO_SAMPLE, false,
 					GetCurrentTimestamp());
 	read_socket();
@@ -260,11 +259,11 @@ log_if_far(uint32 floor_us, TimestampTz now)
  * were switched off.  The one place here that may take a lock, and log: the
  * backend is idle, outside any transaction's work.
  */
-static void
+static pg_noinline void
 open_connection(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int64 monotonic = monotonic_now_us();
+	int64 monotonic_ns = monotonic_now_ns();
 
 	if (MySlot == NULL)
 	{
@@ -276,101 +275,144 @@ open_connection(void)
 		exit_registered = true;
 
 		(void) socket_rtt_read(MyProcPort->sock, &rtt);
-		client_attach(now, monotonic, rtt.min_rtt_us, rtt.total_retrans);
+		client_attach(now, monotonic_ns, rtt.min_rtt_us, rtt.total_retrans);
 		if (MySlot == NULL)
 			return;
 		log_if_far(rtt.min_rtt_us, now);
 	}
 	connection_open = true;
-	begin_waiting(now, monotonic, OTHERS);
+	upkeep_due_ns = Min(monotonic_ns + FIRST_UPKEEP_NS, client_next_fold_ns);
+	begin_waiting(now, monotonic_ns, OTHERS);
 }
 
 /*
- * What was the turnaround that preceded this exchange?
+ * A turnaround came out below the floor.  Nobody is faster than the path; but
+ * the lowest round trip may have come down since we last asked.
  */
-static int64
-turnaround_us(void)
+static pg_noinline bool
+below_floor(int64 us)
 {
-	int64 us = request_at - answer_at;
-
-	if (us > (int64) kasm_latency_idle_after * 1000)
-		return NO_SAMPLE;
-
-	/*
-	 * Nobody is faster than the path; but the lowest round trip may have
-	 * come down since we last asked.
-	 */
-	if (unlikely(us + FLOOR_SLACK_US < (int64) MySlot->floor_us))
-	{
-		read_socket();
-		if (us + FLOOR_SLACK_US < (int64) MySlot->floor_us)
-		{
-			pipelines = true;
-			return NO_SAMPLE;
-		}
-	}
-	return us;
+	read_socket();
+	if (us + FLOOR_SLACK_US >= (int64) MySlot->floor_us)
+		return false;
+	pipelines = true;
+	return true;
 }
 
 /*
- * A flush that ends an exchange, or opens the connection.
+ * What is due now and then, at the end of a command.  A fold that found its
+ * lock taken is due again at the next.
  */
-static void
-end_exchange(FlushKind kind)
+static pg_noinline void
+upkeep(int64 monotonic_ns)
 {
-	TimestampTz now;
-	int64 monotonic;
-	int64 drift;
+	read_socket();
+	if (monotonic_ns >= client_next_fold_ns)
+		client_fold_if_free(monotonic_ns);
+	upkeep_due_ns = client_next_fold_ns;
+}
+
+/*
+ * A flush that ends an exchange, or opens the connection.  Inline, so that
+ * the one after a ReadyForQuery, which is nearly every one, gets a path of
+ * its own.
+ */
+static pg_attribute_always_inline void
+end_exchange(const FlushKind kind)
+{
+	const bool ready = kind == FLUSH_READY;
+	bool idle;
 	int64 server_us = NO_SAMPLE;
 	int64 waited_us = NO_SAMPLE;
 	Histogram waited_kind;
-	bool ready = kind == FLUSH_READY;
-	char status = ready ? TransactionBlockStatusCode() : 'T';
+	TimestampTz now;
+	int64 monotonic_ns;
 
-	if (!connection_open)
+	if (unlikely(!connection_open))
 	{
-		if (ready)
+		if (ready && kasm_latency_enabled)
 			open_connection();
 		return;
 	}
 
 	/*
-	 * After CopyInResponse the client's data, or a Sync that it sent along,
-	 * are no new request; after a failed copy its data may still come.
+	 * A client that has sent more was not waiting.  But after CopyInResponse
+	 * its data, or a Sync that it sent along, are no new request; and after a
+	 * failed copy its data may still come.
 	 */
-	if (kind != FLUSH_COPY_IN && !copy_failed && client_sent_more())
+	waited_kind = answer_kind;
+	if (kind != FLUSH_COPY_IN &&
+		unlikely(pipelines || compat_client_bytes_buffered()))
 	{
-		pipelines = true;
-		client_ahead = true;
-		return;
-	}
-
-	now = GetCurrentTimestamp();
-	monotonic = monotonic_now_us();
-	waited_kind = pipelines ? OTHERS : answer_kind;
-
-	drift = (now - answer_at) - (monotonic - answer_monotonic);
-	if (request_at != 0 && drift >= -CLOCK_SLACK_US && drift <= CLOCK_SLACK_US)
-	{
-		server_us = now - request_at;
-		waited_us = turnaround_us();
-	}
-
-	if (ready)
-	{
-		if (unlikely(monotonic >= client_next_fold_us))
+		if ((since_end & COPY_FAILED) == 0 &&
+			(compat_client_bytes_buffered() || socket_has_more()))
 		{
-			/* what comes now belongs to a new minute */
-			read_socket();
-			client_fold_if_free(monotonic);
+			pipelines = true;
+			since_end |= CLIENT_AHEAD;
+			return;
 		}
-		else if (unlikely(--socket_read_due == 0))
-			read_socket();
+		if (pipelines)
+			waited_kind = OTHERS;
 	}
 
-	slot_record(waited_us, waited_kind, server_us, status == 'I', now);
-	begin_waiting(now, monotonic, status == 'I' ? OTHERS : CEILINGS);
-	copying_in = kind == FLUSH_COPY_IN;
+	now = wall_now();
+	monotonic_ns = monotonic_now_ns();
+
+	if (likely(request_at != 0))
+	{
+		int64 drift_ns =
+			(now - answer_at) * 1000 - (monotonic_ns - answer_monotonic_ns);
+
+		if (likely(drift_ns >= -CLOCK_SLACK_NS && drift_ns <= CLOCK_SLACK_NS))
+		{
+			server_us = now - request_at;
+			waited_us = request_at - answer_at;
+			if (unlikely(waited_us > (int64) kasm_latency_idle_after * 1000) ||
+				(unlikely(waited_us + FLOOR_SLACK_US <
+						  (int64) MySlot->floor_us) &&
+				 below_floor(waited_us)))
+				waited_us = NO_SAMPLE;
+		}
+	}
+
+	/* before the exchange is recorded: it belongs to the minute that begins */
+	if (ready && unlikely(monotonic_ns >= upkeep_due_ns))
+		upkeep(monotonic_ns);
+
+	/* of which the ReadyForQuery was made a moment ago */
+	idle = ready && TransactionBlockStatusCode() == 'I';
+	slot_record(waited_us, waited_kind, server_us, idle, now);
+	begin_waiting(now, monotonic_ns, idle ? OTHERS : CEILINGS);
+	if (kind == FLUSH_COPY_IN)
+		since_end = COPYING_IN;
+}
+
+/*
+ * A flush after anything but ReadyForQuery.
+ */
+static pg_noinline void
+other_flush(char message)
+{
+	FlushKind kind = flush_kind(message);
+
+	switch (kind)
+	{
+		case FLUSH_OF_NOTHING:
+		case FLUSH_IN_BETWEEN:
+		case FLUSH_READY:
+			break;
+		case FLUSH_ERROR:
+			since_end |= ERROR_FLUSHED;
+			if (since_end & COPYING_IN)
+				since_end |= COPY_FAILED;
+			break;
+		case FLUSH_BY_CLIENT:
+			end_exchange(FLUSH_BY_CLIENT);
+			break;
+		case FLUSH_COPY_IN:
+			end_exchange(FLUSH_COPY_IN);
+			break;
+	}
 }
 
 /*
@@ -379,23 +421,25 @@ end_exchange(FlushKind kind)
 static int
 exchange_flush(void)
 {
-	FlushKind kind = flush_kind(last_message);
+	char message = last_message;
 
 	last_message = 0;
-	if (unlikely(!kasm_latency_enabled))
-	{
-		/* when switched on again, begin afresh */
-		connection_open = false;
-		awaiting_request = false;
-	}
-	else if (likely(kind > FLUSH_ERROR))
-		end_exchange(kind);
-	else if (kind == FLUSH_ERROR)
-	{
-		error_flushed = true;
-		copy_failed = copying_in;
-	}
-	return wrapped->flush();
+	if (likely(message == 'Z'))
+		end_exchange(FLUSH_READY);
+	else
+		other_flush(message);
+	return wrapped_flush();
+}
+
+/*
+ * We are switched off, or on again: then the next ReadyForQuery opens the
+ * connection afresh.
+ */
+void
+exchange_pause(void)
+{
+	connection_open = false;
+	wrapper.putmessage = exchange_putmessage;
 }
 
 /*
@@ -404,10 +448,11 @@ exchange_flush(void)
 void
 exchange_watch_connection(void)
 {
-	if (am_walsender || wrapped != NULL || !clients_ready())
+	if (am_walsender || wrapped_putmessage != NULL || !clients_ready())
 		return;
-	wrapped = PqCommMethods;
-	wrapper = *wrapped;
+	wrapper = *PqCommMethods;
+	wrapped_putmessage = wrapper.putmessage;
+	wrapped_flush = wrapper.flush;
 	wrapper.putmessage = exchange_putmessage;
 	wrapper.flush = exchange_flush;
 	PqCommMethods = &wrapper;

@@ -9,5 +9,6 @@
 #define KASM_LATENCY_EXCHANGE_H
 
 extern void exchange_watch_connection(void);
+extern void exchange_pause(void);
 
 #endif /* KASM_LATENCY_EXCHANGE_H */

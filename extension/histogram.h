@@ -20,10 +20,55 @@
 
 #include "postgres.h"
 
+#include "port/pg_bitutils.h"
+
+/* not for other libraries: so that calls and variables need no table */
+#pragma GCC visibility push(hidden)
+
 #define HISTOGRAM_CELLS 256
 
-extern int histogram_cell(int64 us);
+/*
+ * The scale is piecewise linear; its pieces ("segments") start at 1, 2 and 5
+ * times each power of ten, at the tenth of their steps.  The cell of a value
+ * is base + value / step, the division done by a reciprocal.
+ */
+typedef struct HistogramSegment
+{
+	uint64 start;	   /* us, first value of the segment */
+	uint64 reciprocal; /* 2^58 / step, rounded up; 0 for one cell in all */
+	int64 base;
+	uint64 step; /* us, width of its cells */
+} HistogramSegment;
+
+#define HISTOGRAM_RECIPROCAL_BITS 58
+
+extern const HistogramSegment histogram_segments[];
+extern const uint8 histogram_segment_of_bit[64];
+
 extern int64 histogram_cell_start(int cell);
 extern double histogram_percentile(const uint64 *counts, double fraction);
+
+/*
+ * The cell that a latency of "us" microseconds, not negative, falls into.
+ * Runs twice per exchange.
+ *
+ * A power-of-two bracket [2^b, 2^(b+1)) holds at most one segment start, as
+ * neighbouring starts are a factor of two or more apart.  So the position of
+ * the highest bit names the segment up to one comparison.
+ */
+static inline uint64
+histogram_cell(uint64 us)
+{
+	const HistogramSegment *segment =
+		&histogram_segments[histogram_segment_of_bit[(
+			unsigned int) pg_leftmost_one_pos64(us | 1)]];
+
+	if (us >= segment[1].start)
+		segment++;
+	return segment->base +
+		   (us * segment->reciprocal >> HISTOGRAM_RECIPROCAL_BITS);
+}
+
+#pragma GCC visibility pop
 
 #endif /* KASM_LATENCY_HISTOGRAM_H */

@@ -488,7 +488,10 @@ AS $$
         SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
                kasm_latency.app_roles() AS app_roles),
     counted AS MATERIALIZED (
-        SELECT f.*,
+        SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
+               f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
+               f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+               f.rtts, f.ceilings, f.server_times, f.first_seen, f.last_seen,
                -- the exact minimum is sharper than the cell that it fell into
                greatest(kasm_latency.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
                greatest(kasm_latency.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,

@@ -52,6 +52,14 @@ static shmem_request_hook_type previous_shmem_request_hook = NULL;
 
 void _PG_init(void);
 
+static void
+assign_enabled(bool newval, void *extra)
+{
+	(void) extra;
+	if (newval != kasm_latency_enabled)
+		exchange_pause();
+}
+
 /*
  * Remember what the server's configuration says, beside what a session makes
  * of it for itself.
@@ -85,9 +93,10 @@ check_app_roles(char **newval, void **extra, GucSource source)
 static void
 define_settings(void)
 {
-	DefineCustomBoolVariable(
-		"kasm_latency.enabled", "Measures exchanges with clients.", NULL,
-		&kasm_latency_enabled, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("kasm_latency.enabled",
+							 "Measures exchanges with clients.", NULL,
+							 &kasm_latency_enabled, true, PGC_SIGHUP, 0, NULL,
+							 assign_enabled, NULL);
 	DefineCustomRealVariable(
 		"kasm_latency.rtt_limit",
 		"Sets the round trip time from which on a client is out of band.",

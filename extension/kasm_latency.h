@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+/* not for other libraries: so that calls and variables need no table */
+#pragma GCC visibility push(hidden)
+
 #define KASM_LATENCY_VERSION "1.0"
 
 extern bool kasm_latency_enabled;
@@ -20,5 +23,7 @@ extern int kasm_latency_idle_after;			 /* ms */
 extern int kasm_latency_max_clients;
 extern bool kasm_latency_log_far_clients;
 extern bool kasm_latency_save;
+
+#pragma GCC visibility pop
 
 #endif /* KASM_LATENCY_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.c
- *		The calling backend's slot: record one exchange.
+ *		The calling backend's slot.
  *
  * A slot belongs to one client backend (by its PGPROC number) from its first
  * ReadyForQuery to its exit, and only that backend writes its figures.  They
@@ -39,20 +39,6 @@
 Slot *MySlot = NULL;
 Baseline *MyBaseline = NULL;
 
-static inline void
-begin_change(Slot *slot)
-{
-	slot->changes++;
-	pg_write_barrier();
-}
-
-static inline void
-end_change(Slot *slot)
-{
-	pg_write_barrier();
-	slot->changes++;
-}
-
 /*
  * Make a slot ready for a new connection.  Nobody reads it yet: it is not in
  * its client's list.
@@ -67,53 +53,6 @@ slot_init(Slot *slot, Baseline *baseline)
 }
 
 /*
- * Record one exchange.  Times that were not measured are NO_SAMPLE.
- *
- * Runs at the end of every exchange: keep it short.
- */
-void
-slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
-			bool ends_transaction, TimestampTz now)
-{
-	Slot *slot = MySlot;
-
-	begin_change(slot);
-
-	if (unlikely(slot->epoch != MyBaseline->epoch))
-	{
-		slot->epoch = MyBaseline->epoch;
-		slot->turnaround_min_us = NO_MINIMUM;
-		slot->pending_min_us = NO_MINIMUM;
-	}
-
-	slot->figures.counters[ROUND_TRIPS]++;
-	slot->figures.counters[TRANSACTIONS] += ends_transaction;
-	slot->figures.counters[NETWORK_US] += slot->floor_us;
-
-	if (turnaround_us >= 0)
-	{
-		slot->figures.counters[TURNAROUND_US] += turnaround_us;
-		slot->figures
-			.histograms[turnaround_kind][histogram_cell(turnaround_us)]++;
-		if (turnaround_kind == CEILINGS &&
-			turnaround_us < slot->pending_min_us)
-		{
-			slot->pending_min_us = (uint32) turnaround_us;
-			if (turnaround_us < slot->turnaround_min_us)
-				slot->turnaround_min_us = (uint32) turnaround_us;
-		}
-	}
-	if (server_us >= 0)
-	{
-		slot->figures.counters[SERVER_US] += server_us;
-		slot->figures.histograms[SERVER][histogram_cell(server_us)]++;
-	}
-	slot->last_seen = now;
-
-	end_change(slot);
-}
-
-/*
  * Take over what the kernel says of the socket.  A floor never rises.
  */
 void
@@ -122,9 +61,9 @@ slot_set_floor(uint32 floor_us)
 	if (floor_us == 0 ||
 		(MySlot->floor_us != 0 && MySlot->floor_us <= floor_us))
 		return;
-	begin_change(MySlot);
+	slot_begin_change(MySlot);
 	MySlot->floor_us = floor_us;
-	end_change(MySlot);
+	slot_end_change(MySlot);
 }
 
 void
@@ -132,9 +71,9 @@ slot_set_retransmits(uint32 retransmits)
 {
 	if (MySlot->figures.counters[RETRANSMITS] == retransmits)
 		return;
-	begin_change(MySlot);
+	slot_begin_change(MySlot);
 	MySlot->figures.counters[RETRANSMITS] = retransmits;
-	end_change(MySlot);
+	slot_end_change(MySlot);
 }
 
 /*
@@ -143,10 +82,10 @@ slot_set_retransmits(uint32 retransmits)
 void
 slot_begin_minute(uint32 minute)
 {
-	begin_change(MySlot);
+	slot_begin_change(MySlot);
 	MySlot->minute = minute;
 	MySlot->pending_min_us = NO_MINIMUM;
-	end_change(MySlot);
+	slot_end_change(MySlot);
 }
 
 /*

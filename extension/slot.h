@@ -18,6 +18,9 @@
 
 #include "histogram.h"
 
+/* not for other libraries: so that calls and variables need no table */
+#pragma GCC visibility push(hidden)
+
 /* Counters of a connection, a client, a minute.  Times are microseconds. */
 typedef enum Counter
 {
@@ -96,12 +99,76 @@ extern Slot *MySlot;
 extern Baseline *MyBaseline;
 
 extern void slot_init(Slot *slot, Baseline *baseline);
-extern void slot_record(int64 turnaround_us, Histogram turnaround_kind,
-						int64 server_us, bool ends_transaction,
-						TimestampTz now);
 extern void slot_set_floor(uint32 floor_us);
 extern void slot_set_retransmits(uint32 retransmits);
 extern void slot_begin_minute(uint32 minute);
 extern void slot_read(const Slot *slot, Slot *copy);
+
+/*
+ * The owner brackets its writes with these; see slot.c.
+ */
+static inline void
+slot_begin_change(Slot *slot)
+{
+	slot->changes++;
+	pg_write_barrier();
+}
+
+static inline void
+slot_end_change(Slot *slot)
+{
+	pg_write_barrier();
+	slot->changes++;
+}
+
+/*
+ * Record one exchange in the calling backend's slot.  Times that were not
+ * measured are NO_SAMPLE.
+ *
+ * Runs at the end of every exchange, and so is inline: keep it short.
+ */
+static pg_attribute_always_inline void
+slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
+			bool ends_transaction, TimestampTz now)
+{
+	Slot *slot = MySlot;
+
+	slot_begin_change(slot);
+
+	if (unlikely(slot->epoch != MyBaseline->epoch))
+	{
+		slot->epoch = MyBaseline->epoch;
+		slot->turnaround_min_us = NO_MINIMUM;
+		slot->pending_min_us = NO_MINIMUM;
+	}
+
+	slot->figures.counters[ROUND_TRIPS]++;
+	slot->figures.counters[TRANSACTIONS] += ends_transaction;
+	slot->figures.counters[NETWORK_US] += slot->floor_us;
+
+	if (likely(turnaround_us >= 0))
+	{
+		slot->figures.counters[TURNAROUND_US] += turnaround_us;
+		slot->figures
+			.histograms[turnaround_kind][histogram_cell(turnaround_us)]++;
+		if (unlikely(turnaround_us < slot->pending_min_us) &&
+			turnaround_kind == CEILINGS)
+		{
+			slot->pending_min_us = (uint32) turnaround_us;
+			if (turnaround_us < slot->turnaround_min_us)
+				slot->turnaround_min_us = (uint32) turnaround_us;
+		}
+	}
+	if (likely(server_us >= 0))
+	{
+		slot->figures.counters[SERVER_US] += server_us;
+		slot->figures.histograms[SERVER][histogram_cell(server_us)]++;
+	}
+	slot->last_seen = now;
+
+	slot_end_change(slot);
+}
+
+#pragma GCC visibility pop
 
 #endif /* KASM_LATENCY_SLOT_H */

@@ -165,35 +165,30 @@ put_row(FunctionCallInfo fcinfo, Row *row)
  * ----------
  */
 
-/* a histogram's form outside: its cells that are not empty */
-typedef struct FilledCell
-{
-	uint64 count;
-	uint64 cell;
-} FilledCell;
+/*
+ * A histogram's form outside: its cells that are not empty, each as its
+ * number (a byte) and its count (eight, in the machine's order).
+ */
+#define FILLED_CELL_SIZE (1 + sizeof(uint64))
 
 static bytea *
 histogram_out(const uint64 *counts)
 {
+	char data[HISTOGRAM_CELLS * FILLED_CELL_SIZE];
+	char *at = data;
 	bytea *result;
-	FilledCell *filled;
-	int n = 0;
 
-	for (int i = 0; i < HISTOGRAM_CELLS; i++)
-		n += counts[i] != 0;
-	result = palloc(VARHDRSZ + n * sizeof(FilledCell));
-	SET_VARSIZE(result, VARHDRSZ + n * sizeof(FilledCell));
-	filled = palloc(Max(n, 1) * sizeof(FilledCell));
-	n = 0;
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 	{
 		if (counts[i] == 0)
 			continue;
-		filled[n].cell = i;
-		filled[n++].count = counts[i];
+		*at++ = (char) i;
+		memcpy(at, &counts[i], sizeof(uint64));
+		at += sizeof(uint64);
 	}
-	memcpy(VARDATA(result), filled, n * sizeof(FilledCell));
-	pfree(filled);
+	result = palloc(VARHDRSZ + (at - data));
+	SET_VARSIZE(result, VARHDRSZ + (at - data));
+	memcpy(VARDATA(result), data, at - data);
 	return result;
 }
 
@@ -201,20 +196,19 @@ histogram_out(const uint64 *counts)
 static void
 histogram_add(uint64 *counts, const bytea *data)
 {
+	const char *at = VARDATA_ANY(data);
 	Size size = VARSIZE_ANY_EXHDR(data);
-	bool valid = size % sizeof(FilledCell) == 0;
-	FilledCell filled;
 
-	for (Size at = 0; valid && at < size; at += sizeof(FilledCell))
-	{
-		memcpy(&filled, VARDATA_ANY(data) + at, sizeof(FilledCell));
-		valid = filled.cell < HISTOGRAM_CELLS;
-		if (valid)
-			counts[filled.cell] += filled.count;
-	}
-	if (!valid)
+	if (size % FILLED_CELL_SIZE != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));
+	for (const char *end = at + size; at < end; at += FILLED_CELL_SIZE)
+	{
+		uint64 count;
+
+		memcpy(&count, at + 1, sizeof(uint64));
+		counts[(unsigned char) *at] += count;
+	}
 }
 
 /* the argument's histogram, in an array that it is given */
@@ -284,17 +278,21 @@ count_side(FunctionCallInfo fcinfo, bool above)
 	uint64 counts[HISTOGRAM_CELLS];
 	double us = rint(PG_GETARG_FLOAT8(1) * 1000.0);
 	uint64 total = 0;
+	int cut; /* the cell that it lies in */
 
 	histogram_argument(fcinfo, 0, counts);
-	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	cut = us <= 0 ? 0 : (int) histogram_cell((uint64) Min(us, 1e15));
+	if (above)
 	{
-		double start = (double) histogram_cell_start(i);
-
-		if (above ? start >= us
-				  : i + 1 < HISTOGRAM_CELLS &&
-						(double) histogram_cell_start(i + 1) <= us)
+		/* if it begins there, it lies above as a whole */
+		if ((double) histogram_cell_start(cut) < us)
+			cut++;
+		for (int i = cut; i < HISTOGRAM_CELLS; i++)
 			total += counts[i];
 	}
+	else
+		for (int i = 0; i < cut; i++)
+			total += counts[i];
 	return (int64) total;
 }
 
@@ -515,3 +513,17 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 						   ip_addr(address));
 	PG_RETURN_TIMESTAMPTZ(clients_reset(&key));
 }
+
+#ifdef KASM_LATENCY_TEST
+
+PG_FUNCTION_INFO_V1(kasm_latency_test_fill);
+
+Datum
+kasm_latency_test_fill(PG_FUNCTION_ARGS)
+{
+	require_loaded();
+	clients_test_fill(PG_GETARG_INT32(0));
+	PG_RETURN_VOID();
+}
+
+#endif /* KASM_LATENCY_TEST */

@@ -57,8 +57,7 @@ SELECT kasm_latency.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_latency.co
 SELECT kasm_latency.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
 
 -- of a cell that the limit cuts through nobody knows: here 100 in [10, 11) ms
-CREATE TEMPORARY VIEW hundred AS SELECT
-    ('\x6400000000000000'::bytea || decode(lpad(to_hex(115), 2, '0'), 'hex') || '\x00000000000000'::bytea) AS h;
+CREATE TEMPORARY VIEW hundred AS SELECT decode(to_hex(115), 'hex') || '\x6400000000000000'::bytea AS h;
 SELECT limit_ms, kasm_latency.count_below(h, limit_ms), kasm_latency.count_from(h, limit_ms)
 FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
 SELECT c.*, kasm_latency.percentile_ms(h, 0.5) FROM hundred, kasm_latency.histogram_cells(h) AS c;

@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test lab lint format
+.PHONY: demo test lab bench lint format
 
 demo:
 	@$(RUN) demo
@@ -15,6 +15,9 @@ test:
 # SCENARIOS="1 6" for some
 lab:
 	@$(RUN) lab $(SCENARIOS)
+
+bench:
+	@$(RUN) bench
 
 # other versions of clang-format format otherwise
 lint:

@@ -5,6 +5,7 @@
 #
 #	run.sh demo
 #	run.sh lab [NUMBER ...]		the scenarios of these numbers, or all
+#	run.sh bench			what it costs
 #	run.sh test [PART ...]		parts: see below; all by default
 #
 # PG_CONFIG names the server to copy; TEST_USER the user when run by root.
@@ -12,7 +13,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
-what=${1:?demo, lab or test}
+what=${1:?demo, lab, bench or test}
 shift
 
 "$here/setup.sh" "$what"
@@ -56,7 +57,9 @@ tree=$work/tree
 gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE \
 	"$tree/tests/lab/relay.c" -o "$tree/tests/lab/relay"
 export TMPDIR=$work
-staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" EXTRA_CFLAGS=-Werror)
+flags=-Werror
+[ "$what" != bench ] || flags="-Werror -DKASM_LATENCY_TEST" # to fill the table for reading
+staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" EXTRA_CFLAGS="$flags")
 bindir=$(dirname "$staged")
 pgxs=$(dirname "$(dirname "$("$staged" --pgxs)")")
 
@@ -66,6 +69,7 @@ in_lab() {
 case $what in
 	demo) in_lab demo.py; exit ;;
 	lab) in_lab scenarios.py "$@"; exit ;;
+	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user"; exit ;;
 esac
 
 # ----- the parts: each prints what it does, and fails if a test fails
@@ -98,9 +102,14 @@ part_lab() {
 	in_lab scenarios.py
 }
 
+# instructions of an exchange, a row and a connection, against the budget
+part_cost() {
+	as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" guard
+}
+
 # ----- all of them, side by side; what they say one after the other
 
-parts=${*:-lint regress tap lab}
+parts=${*:-lint regress tap cost lab}
 passed=0 failed=0 skipped=0
 declare -A job
 for part in $parts; do

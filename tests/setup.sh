@@ -3,14 +3,14 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh demo|lab|test
+#	setup.sh demo|lab|bench|test
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
 # that runs is upgraded (that would restart it).
 set -euo pipefail
 
-purpose=${1:?demo, lab or test}
+purpose=${1:?demo, lab, bench or test}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 
 packages=()
@@ -44,6 +44,15 @@ if [ "$purpose" != demo ]; then
 	want socat program socat
 	want nftables program nft
 	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
+fi
+if [ "$purpose" != demo ] && [ "$purpose" != lab ]; then
+	want valgrind program valgrind
+fi
+if [ "$purpose" = bench ]; then
+	want strace program strace
+	major=$("$PG_CONFIG" --version 2>/dev/null | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+	want "postgresql-${major:=15}-pg-stat-kcache" compgen -G "/usr/share/postgresql/$major/extension/pg_stat_kcache.control"
+	want "postgresql-$major-pg-wait-sampling" compgen -G "/usr/share/postgresql/$major/extension/pg_wait_sampling.control"
 fi
 if [ "$purpose" = test ]; then
 	want libipc-run-perl perl -MIPC::Run -e 1

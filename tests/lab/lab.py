@@ -80,9 +80,11 @@ def as_user(user):
 class Server:
     """A throwaway PostgreSQL server with kasm_latency, over TLS."""
 
-    def __init__(self, bindir, user, port=PORT, listen="*", settings="", **environ):
+    def __init__(self, bindir, user, port=PORT, listen="*", settings="", preload="kasm_latency",
+                 **environ):
         self.bindir, self.user, self.port = bindir, user, port
         self.start_environ = environ  # the server's own, beyond what its clients get
+        self.extensions = preload.split(",") if preload else []
         self.dir = tempfile.mkdtemp(prefix="kasm_latency_lab.")
         self.data = os.path.join(self.dir, "data")
         self.log = os.path.join(self.dir, "log")
@@ -101,7 +103,7 @@ class Server:
                      "-out", self.data + "/server.crt")
         with open(self.data + "/postgresql.conf", "a") as conf:
             conf.write(f"""
-shared_preload_libraries = 'kasm_latency'
+shared_preload_libraries = '{preload}'
 listen_addresses = '{listen}'
 port = {port}
 unix_socket_directories = '{self.dir}'
@@ -128,8 +130,11 @@ log_min_messages = log
         if done.returncode != 0:
             log = self.log_text() if os.path.exists(self.log) else "it left no log"
             raise RuntimeError("the server did not start: " + log)
-        self.psql("CREATE EXTENSION kasm_latency", "CREATE ROLE kasmapp LOGIN",
-                  "CREATE DATABASE kasm OWNER kasmapp")
+        self.prepare()
+
+    def prepare(self):
+        self.psql(*(f"CREATE EXTENSION {name}" for name in self.extensions),
+                  "CREATE ROLE kasmapp LOGIN", "CREATE DATABASE kasm OWNER kasmapp")
 
     def stop(self):
         if os.path.exists(self.data + "/postmaster.pid"):

@@ -1,0 +1,300 @@
+"""What kasm_latency costs, beside what DBAs accept already.
+
+    bench.py BINDIR USER guard      instructions of an exchange, a row and a
+                                    connection, held against the budget
+    bench.py BINDIR USER            the same for other extensions, system
+                                    calls, reading, and wall clock
+
+Instructions are those that callgrind counts in one backend, user space; it
+does not see clock reads, which are counted apart.  Exits with 77 where
+valgrind is missing.
+"""
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "lab"))
+import lab  # noqa: E402
+
+POINT_SELECT = "SELECT relname FROM pg_class WHERE oid = $1::oid"
+# what an exchange, a row and a connection may add
+BUDGET = {"instructions": 200, "clock reads": 2, "row": 5, "connection": 0.02, "system calls": 0.02}
+SERVERS = {
+    "bare": "",
+    "kasm_latency": "kasm_latency",
+    "pg_stat_statements": "pg_stat_statements",
+    "pg_stat_kcache": "pg_stat_statements,pg_stat_kcache",
+    "pg_wait_sampling": "pg_wait_sampling",
+}
+SETTINGS = "autovacuum = off\njit = off\nmax_parallel_workers_per_gather = 0\nmax_wal_senders = 0"
+failures = []
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def require(condition, problem):
+    if not condition:
+        failures.append(problem)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class UnderCallgrind(lab.Server):
+    """A server all of whose backends are counted, from their beginning on."""
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [*lab.as_user(self.user), "valgrind", "-q", "--tool=callgrind", "--trace-children=yes",
+             "--zero-before=pq_init", f"--callgrind-out-file={self.dir}/callgrind.%p",
+             "postgres", "-D", self.data],
+            env=self.environ, cwd=self.dir, stdin=subprocess.DEVNULL,
+            stdout=open(self.log, "w"), stderr=subprocess.STDOUT)
+
+        def answers():
+            return subprocess.run(["pg_isready", "-q"], env=self.environ).returncode == 0
+        if not lab.wait_until(answers, 120):
+            raise RuntimeError("the server did not start: " + self.log_text())
+        self.prepare()
+
+    def counts(self, pid):
+        """Instructions of a backend that has ended, and its clock reads."""
+        path = f"{self.dir}/callgrind.{pid}"
+        if not lab.wait_until(lambda: os.path.exists(path) and "totals:" in open(path).read(), 60):
+            raise RuntimeError(f"no counts of backend {pid}")
+        text = open(path).read()
+        names, reads, callee = {}, 0, None
+        for line in text.splitlines():
+            if line.startswith("cfn="):
+                number, name = re.match(r"cfn=\((\d+)\)(?: (.*))?", line).groups()
+                callee = names.setdefault(number, name)
+            elif line.startswith("fn="):
+                number, name = re.match(r"fn=\((\d+)\)(?: (.*))?", line).groups()
+                names.setdefault(number, name)
+            elif line.startswith("calls=") and callee and re.match(
+                    r"_*(vdso_)?(gettimeofday|clock_gettime)", callee):
+                reads += int(line[6:].split()[0])
+        return int(re.search(r"^totals: (\d+)", text, re.M).group(1)), reads
+
+    def stop(self):
+        if self.process.poll() is None:
+            with open(self.data + "/postmaster.pid") as pidfile:
+                os.kill(int(pidfile.readline()), 2)
+            self.process.wait()
+
+
+def connect(server):
+    import psycopg
+    return psycopg.connect(lab.dsn("127.0.0.1", user="postgres", dbname="postgres", port=server.port,
+                                   sslmode="disable"),
+                           autocommit=True, prepare_threshold=0)
+
+
+def exchanges(server, n):
+    """Run so many prepared point selects on a connection of its own; its pid."""
+    with connect(server) as conn:
+        pid = conn.info.backend_pid
+        for _ in range(n):
+            conn.execute("SELECT relname FROM pg_class WHERE oid = %s::oid", (1259,)).fetchone()
+    return pid
+
+
+def rows(server, n):
+    with connect(server) as conn:
+        pid = conn.info.backend_pid
+        conn.execute(f"SELECT g FROM generate_series(1, {n}) AS g").fetchall()
+    return pid
+
+
+def slope(server, work, short, long):
+    """Per unit of work, as the difference of a long and a short run.  Of each
+    the lowest of three: what comes now and then (statistics reported once a
+    second, a fold once a minute) comes far too often in a run this slow."""
+    (few, few_reads), (many, many_reads) = (
+        min(server.counts(work(server, n)) for _ in range(3)) for n in (short, long))
+    return (many - few) / (long - short), (many_reads - few_reads) / (long - short)
+
+
+def count_instructions(bindir, user, preload, short, long):
+    server = UnderCallgrind(bindir, user, port=free_port(), listen="127.0.0.1", preload=preload,
+                            settings=SETTINGS)
+    try:
+        server.start()
+        exchanges(server, 10)  # the caches that backends share
+        exchange, reads = slope(server, exchanges, short, long)
+        row, _ = slope(server, rows, 1000, 21000)
+        connection = statistics.median(server.counts(exchanges(server, 1))[0] for _ in range(5))
+        return {"exchange": exchange, "clock reads": reads, "row": row, "connection": connection}
+    finally:
+        server.remove()
+
+
+def table(title, lines):
+    say(title)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        say("  " + "  ".join([line[0].ljust(widths[0])]
+                             + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]))
+    say()
+
+
+def instructions(bindir, user, names, short, long):
+    counted = {name: count_instructions(bindir, user, SERVERS[name], short, long) for name in names}
+    bare = counted["bare"]
+    lines = [["", "exchange", "added", "clock reads", "added", "row", "added", "connection", "added"]]
+    for name in names:
+        count, line = counted[name], [name]
+        for what, form in (("exchange", "{:,.0f}"), ("clock reads", "{:.2f}"), ("row", "{:,.1f}"),
+                           ("connection", "{:,.0f}")):
+            added = count[what] - bare[what]
+            line += [form.format(count[what]),
+                     "" if count is bare else
+                     f"{added / bare[what]:+.2%}" if what == "connection" else ("+" + form).format(added)]
+        lines.append(line)
+    table("Instructions in one backend (callgrind): per exchange of a prepared point select, per row of a\n"
+          "large result, per connection with one query", lines)
+    ours = counted["kasm_latency"]
+    for what, budget in (("exchange", BUDGET["instructions"]), ("clock reads", BUDGET["clock reads"]),
+                         ("row", BUDGET["row"])):
+        added = ours[what] - bare[what]
+        require(added <= budget + 0.005, f"an exchange or row adds {added:.2f} {what}, the budget is {budget}")
+    added = ours["connection"] / bare["connection"] - 1
+    require(added <= BUDGET["connection"], f"a connection adds {added:.2%}")
+
+
+def start_all(bindir, user):
+    servers = {name: lab.Server(bindir, user, port=free_port(), listen="127.0.0.1", preload=preload,
+                                settings=SETTINGS + "\nmax_connections = 100\nshared_buffers = 64MB")
+               for name, preload in SERVERS.items()}
+    for server in servers.values():
+        server.start()
+        server.command("pgbench", "-i", "-q", "-s", "5", "-p", str(server.port), "postgres")
+    return servers
+
+
+def system_calls(servers):
+    """The client pauses before each query, so that the server always waits:
+    otherwise it would be chance whether it does."""
+    lines = [["", "per exchange", "added"]]
+    per = {}
+    n = 1500
+    for name, server in servers.items():
+        with connect(server) as conn:
+            def run(times):
+                for _ in range(times):
+                    time.sleep(0.002)
+                    conn.execute("SELECT relname FROM pg_class WHERE oid = %s::oid", (1259,)).fetchone()
+            run(100)
+            path = os.path.join(server.dir, "strace")
+            strace = subprocess.Popen(["strace", "-qq", "-c", "-p", str(conn.info.backend_pid), "-o", path],
+                                      stderr=subprocess.DEVNULL)
+            status = f"/proc/{conn.info.backend_pid}/status"
+            lab.wait_until(lambda: f"TracerPid:\t{strace.pid}" in open(status).read())
+            run(n)
+            strace.send_signal(2)
+            strace.wait()
+        total = [line.split() for line in open(path) if line.rstrip().endswith("total")][-1]
+        per[name] = int(total[3 if len(total) > 4 else 2]) / n
+        lines.append([name, f"{per[name]:.3f}", "" if name == "bare" else f"{per[name] - per['bare']:+.3f}"])
+    table("System calls of one backend (strace)", lines)
+    added = per["kasm_latency"] - per["bare"]
+    require(added <= BUDGET["system calls"], f"an exchange adds {added:.3f} system calls")
+
+
+def wall_clock(servers, pairs=30):
+    lines = [["ratio of pgbench -S to bare, median (quartiles)"] + [f"{n} clients" for n in (1, 8, 64)]]
+    ratios = {name: {} for name in servers if name != "bare"}
+    for clients in (1, 8, 64):
+        slices = {name: [] for name in servers}
+        for pair in range(pairs):
+            order = list(servers)
+            order = order[pair % len(order):] + order[:pair % len(order)]
+            for name in order:
+                server = servers[name]
+                output = server.command("pgbench", "-n", "-S", "-M", "prepared", "-T", "1", "-c", str(clients),
+                                        "-j", "1", "-h", "127.0.0.1", "-p", str(server.port), "postgres")
+                slices[name].append(float(re.search(r"tps = ([\d.]+)", output).group(1)))
+        for name in ratios:
+            each = [ours / bare for ours, bare in zip(slices[name], slices["bare"])]
+            low, middle, high = statistics.quantiles(each, n=4)
+            ratios[name][clients] = f"{middle:.3f} ({low:.3f}-{high:.3f})"
+    for name, row in ratios.items():
+        lines.append([name] + [row[n] for n in (1, 8, 64)])
+    table(f"Wall clock: {pairs} interleaved slices of a second each", lines)
+
+
+def reading(bindir, user):
+    """The views on an hour of full cells, and 500 live connections."""
+    relations = ("clients", "hosts", "flagged", "totals")
+    lines = [["clients"] + list(relations) + ["us per client"]]
+    per_client = {}
+    for clients in (200, 1000, 5000):
+        server = lab.Server(bindir, user, port=free_port(), listen="127.0.0.1",
+                            settings=SETTINGS + f"\nmax_connections = 520\nkasm_latency.max_clients = {clients + 10}"
+                                                "\nkasm_latency.recent = '1h'")
+        live = []
+        try:
+            server.start()
+            server.psql("CREATE FUNCTION fill(int) RETURNS void LANGUAGE c AS 'kasm_latency', 'kasm_latency_test_fill'",
+                        f"SELECT fill({clients})")
+            live = [connect(server) for _ in range(500)]
+            line, took = [str(clients)], {}
+            for relation in relations:
+                with connect(server) as conn:
+                    times = []
+                    for _ in range(5):
+                        began = time.perf_counter()
+                        n = len(conn.execute(f"SELECT * FROM kasm_latency.{relation}").fetchall())
+                        times.append((time.perf_counter() - began) * 1000)
+                require(n >= clients if relation in ("clients", "totals") else n > 0, f"{relation} has {n} rows")
+                took[relation] = min(times)
+                line.append(f"{took[relation]:.1f} ms")
+                if clients == 200:
+                    require(took[relation] < 50, f"{relation} takes {took[relation]:.1f} ms on 200 clients")
+            per_client[clients] = {r: took[r] / clients for r in relations}
+            lines.append(line + [f"{1000 * max(per_client[clients].values()):.0f}"])
+        finally:
+            for conn in live:
+                conn.close()
+            server.remove()
+    table("Reading, an hour of full cells, 500 live connections", lines)
+    for relation in relations:
+        costs = [per_client[n][relation] for n in per_client]
+        require(costs[-1] <= 1.5 * costs[0], f"{relation} does not grow linearly: {costs}")
+
+
+def main(bindir, user, guard=None):
+    if shutil.which("valgrind") is None:
+        say("valgrind is missing")
+        return 77
+    if guard:
+        instructions(bindir, user, ["bare", "kasm_latency"], 500, 2000)
+    else:
+        instructions(bindir, user, list(SERVERS), 500, 2000)
+        reading(bindir, user)
+        servers = start_all(bindir, user)
+        try:
+            system_calls(servers)
+            wall_clock(servers)
+        finally:
+            for server in servers.values():
+                server.remove()
+    for failure in failures:
+        say("OVER BUDGET: " + failure)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    lab.stop_on_signals()
+    sys.exit(main(*sys.argv[1:]))
