@@ -134,14 +134,15 @@ exchange_putmessage(char msgtype, const char *s, size_t len)
 static int
 putmessage_awaiting_request(char msgtype, const char *s, size_t len)
 {
+	int result = exchange_putmessage(msgtype, s, len);
 	TimestampTz statement_start = GetCurrentStatementStartTimestamp();
 
-	if (statement_start > answer_at)
+	if (likely(statement_start > answer_at))
 	{
 		request_at = statement_start;
 		wrapper.putmessage = exchange_putmessage;
 	}
-	return exchange_putmessage(msgtype, s, len);
+	return result;
 }
 
 static FlushKind
@@ -379,8 +380,8 @@ end_exchange(const FlushKind kind)
 	if (ready && unlikely(monotonic_ns >= upkeep_due_ns))
 		upkeep(monotonic_ns);
 
-	/* of which the ReadyForQuery was made a moment ago */
-	idle = ready && TransactionBlockStatusCode() == 'I';
+	/* the same as status I in the ReadyForQuery */
+	idle = ready && !IsTransactionBlock();
 	slot_record(waited_us, waited_kind, server_us, idle, now);
 	begin_waiting(now, monotonic_ns, idle ? OTHERS : CEILINGS);
 	if (kind == FLUSH_COPY_IN)

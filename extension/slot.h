@@ -71,12 +71,16 @@ typedef struct Slot
 	TimestampTz last_seen;	  /* end of the last exchange, or connect */
 	Figures figures;
 
-	/* written by the owner at connect and exit, under the client's lock */
+	/*
+	 * Under the client's lock, and so not on a cache line of the above: other
+	 * backends write the link.
+	 */
+	int next pg_attribute_aligned(PG_CACHE_LINE_SIZE); /* slot of the same
+														* client, or -1 */
+	int client; /* index of the client entry */
 	int pid;
-	int client;			/* index of the client entry */
-	int next;			/* next slot of the same client, or -1 */
-	int64 connected_us; /* by the clock of the minutes */
 	uint32 connected_minute;
+	int64 connected_us; /* by the clock of the minutes */
 	TimestampTz connected_at;
 } Slot;
 
@@ -91,8 +95,21 @@ typedef struct Baseline
 	Figures figures;
 } Baseline;
 
-#define SLOT_SIZE TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(Slot))
+/*
+ * The slots and the baselines are arrays of these, and begin on a cache line.
+ * So what an exchange writes shares no cache line with what others write.
+ */
+#define SLOT_SIZE sizeof(Slot)
 #define BASELINE_SIZE TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(Baseline))
+
+StaticAssertDecl(sizeof(Slot) % PG_CACHE_LINE_SIZE == 0,
+				 "a slot must fill its cache lines");
+StaticAssertDecl(
+	offsetof(Slot, next) % PG_CACHE_LINE_SIZE == 0 &&
+		offsetof(Slot, next) >= offsetof(Slot, figures) + sizeof(Figures),
+	"a slot's links must not share a cache line with its figures");
+StaticAssertDecl(sizeof(Slot) <= 3328 && sizeof(Figures) == 3120,
+				 "a slot has grown: see Memory in docs/reference.md");
 
 /* the calling backend's; NULL before its first ReadyForQuery */
 extern Slot *MySlot;

@@ -204,6 +204,16 @@ is( $node->safe_psql('postgres', q(
 		SELECT verdict FROM kasm_latency.hosts WHERE client_addrs = '{127.0.0.1}')),
 	'floor_only', 'the verdict is that of the client that is judged');
 
+# ----- many connections: the server starts, and the memory is what is said
+
+$node->append_conf('postgresql.conf', 'max_connections = 5000');
+$node->restart;
+is( $node->safe_psql('postgres', q(
+		SELECT shared_memory_bytes = allocated_size,
+		       shared_memory_bytes - 5000 * 6528 - (max_clients + 1) * 129264 BETWEEN 0 AND 8192
+		FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency')),
+	't|t', 'max_connections = 5000 starts, with the memory that the reference says');
+
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP/, 'nothing went wrong');
 done_testing();
