@@ -22,7 +22,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lab"))
 import lab  # noqa: E402
 
-PAUSE = 0.006  # s; a server under callgrind needs some of it to come to rest
 # what an exchange, a row and a connection may add
 BUDGET = {"instructions": 200, "clock reads": 2, "row": 5, "connection": 0.02, "system calls": 0.02}
 SERVERS = {
@@ -102,11 +101,13 @@ def connect(server):
 
 
 def point_selects(conn, n):
-    """So many prepared point selects.  The client pauses before each, so that
-    the server always waits for it: otherwise that would be chance, and a wait
-    is some 400 instructions and two system calls."""
+    """So many prepared point selects, each sent when the backend sleeps, so
+    that it always has to wait for one: otherwise that would be chance, and a
+    wait is some 400 instructions and two system calls."""
+    stat = f"/proc/{conn.info.backend_pid}/stat"
     for _ in range(n):
-        time.sleep(PAUSE)
+        while open(stat).read().rsplit(") ", 1)[1][0] not in "St":
+            time.sleep(0.0002)
         conn.execute("SELECT relname FROM pg_class WHERE oid = %s::oid", (1259,)).fetchone()
 
 
