@@ -301,6 +301,30 @@ below_floor(int64 us)
 }
 
 /*
+ * Did the wall clock go as far since the last answer as the monotonic one?
+ */
+static inline bool
+clocks_agree(TimestampTz now, int64 monotonic_ns)
+{
+	int64 drift_ns =
+		(now - answer_at) * 1000 - (monotonic_ns - answer_monotonic_ns);
+
+	return drift_ns >= -CLOCK_SLACK_NS && drift_ns <= CLOCK_SLACK_NS;
+}
+
+/*
+ * They did not.  We may have been interrupted between reading the two, so
+ * read them once more.
+ */
+static pg_noinline bool
+clocks_agree_now(TimestampTz *now, int64 *monotonic_ns)
+{
+	*now = wall_now();
+	*monotonic_ns = monotonic_now_ns();
+	return clocks_agree(*now, *monotonic_ns);
+}
+
+/*
  * What is due now and then, at the end of a command.  A fold that found its
  * lock taken is due again at the next.
  */
@@ -361,10 +385,8 @@ end_exchange(const FlushKind kind)
 
 	if (likely(request_at != 0))
 	{
-		int64 drift_ns =
-			(now - answer_at) * 1000 - (monotonic_ns - answer_monotonic_ns);
-
-		if (likely(drift_ns >= -CLOCK_SLACK_NS && drift_ns <= CLOCK_SLACK_NS))
+		if (likely(clocks_agree(now, monotonic_ns)) ||
+			clocks_agree_now(&now, &monotonic_ns))
 		{
 			server_us = now - request_at;
 			waited_us = request_at - answer_at;
