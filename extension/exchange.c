@@ -312,16 +312,18 @@ clocks_agree(TimestampTz now, int64 monotonic_ns)
 	return drift_ns >= -CLOCK_SLACK_NS && drift_ns <= CLOCK_SLACK_NS;
 }
 
-/*
- * They did not.  We may have been interrupted between reading the two, so
- * read them once more.
- */
-static pg_noinline bool
-clocks_agree_now(TimestampTz *now, int64 *monotonic_ns)
+/* out of line, and the result too, for the sake of the path that needs none */
+static struct
 {
-	*now = wall_now();
-	*monotonic_ns = monotonic_now_ns();
-	return clocks_agree(*now, *monotonic_ns);
+	TimestampTz wall;
+	int64 monotonic_ns;
+} clocks_again;
+
+static pg_noinline void
+read_clocks_again(void)
+{
+	clocks_again.wall = wall_now();
+	clocks_again.monotonic_ns = monotonic_now_ns();
 }
 
 /*
@@ -385,19 +387,24 @@ end_exchange(const FlushKind kind)
 
 	if (likely(request_at != 0))
 	{
-		if (likely(clocks_agree(now, monotonic_ns)) ||
-			clocks_agree_now(&now, &monotonic_ns))
+		/* we may have been interrupted between reading the two */
+		if (unlikely(!clocks_agree(now, monotonic_ns)))
 		{
-			server_us = now - request_at;
-			waited_us = request_at - answer_at;
-			if (unlikely(waited_us > (int64) kasm_latency_idle_after * 1000) ||
-				(unlikely(waited_us + FLOOR_SLACK_US <
-						  (int64) MySlot->floor_us) &&
-				 below_floor(waited_us)))
-				waited_us = NO_SAMPLE;
+			read_clocks_again();
+			now = clocks_again.wall;
+			monotonic_ns = clocks_again.monotonic_ns;
+			if (!clocks_agree(now, monotonic_ns))
+				goto untimed;
 		}
+		server_us = now - request_at;
+		waited_us = request_at - answer_at;
+		if (unlikely(waited_us > (int64) kasm_latency_idle_after * 1000) ||
+			(unlikely(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us) &&
+			 below_floor(waited_us)))
+			waited_us = NO_SAMPLE;
 	}
 
+untimed:
 	/* before the exchange is recorded: it belongs to the minute that begins */
 	if (ready && unlikely(monotonic_ns >= upkeep_due_ns))
 		upkeep(monotonic_ns);
