@@ -12,7 +12,6 @@ valgrind is missing.
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -42,12 +41,6 @@ def say(text=""):
 def require(condition, problem):
     if not condition:
         failures.append(problem)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class UnderCallgrind(lab.Server):
@@ -139,7 +132,7 @@ def slope(server, work, short, long, key=None):
 
 
 def count_instructions(bindir, user, preload, short, long):
-    server = UnderCallgrind(bindir, user, port=free_port(), listen="127.0.0.1", preload=preload,
+    server = UnderCallgrind(bindir, user, port=lab.free_port(), listen="127.0.0.1", preload=preload,
                             # PostgreSQL reports counts once a second, which in a
                             # run this slow is every few exchanges
                             settings=SETTINGS + "\ntrack_counts = off")
@@ -189,7 +182,7 @@ def instructions(bindir, user, names, short, long, chance=0):
 
 
 def start_all(bindir, user):
-    servers = {name: lab.Server(bindir, user, port=free_port(), listen="127.0.0.1", preload=preload,
+    servers = {name: lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1", preload=preload,
                                 settings=SETTINGS + "\nmax_connections = 100\nshared_buffers = 64MB")
                for name, preload in SERVERS.items()}
     for server in servers.values():
@@ -249,7 +242,7 @@ def reading(bindir, user):
     lines = [["clients"] + list(relations) + ["us per client"]]
     per_client = {}
     for clients in (200, 1000, 5000):
-        server = lab.Server(bindir, user, port=free_port(), listen="127.0.0.1",
+        server = lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1",
                             settings=SETTINGS + f"\nmax_connections = 520\nkasm_latency.max_clients = {clients + 10}"
                                                 "\nkasm_latency.recent = '1h'")
         live = []

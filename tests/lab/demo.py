@@ -3,7 +3,6 @@ for 20 seconds; then what a DBA sees in psql.
 
     demo.py BINDIR USER
 """
-import socket
 import sys
 import time
 
@@ -26,12 +25,6 @@ def say(text=""):
 def show(server, query, *options):
     say(f"kasm=# {query};".replace("\n", "\nkasm-# "))
     say(server.psql(query, options=["-d", "kasm", *options]))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def launch(server, clients):
@@ -72,7 +65,7 @@ def with_lab(bindir, user):
 
 def on_loopback(bindir, user, reason):
     say(f"No lab here, as {reason}: one Web App on loopback instead, at no distance.")
-    server = lab.Server(bindir, user, port=free_port(), listen="127.0.0.1")
+    server = lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1")
     try:
         prepare(server)
         client = lab.client(user, "launches", lab.dsn("127.0.0.1", port=server.port),

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -250,6 +251,13 @@ def result(client):
     if client.returncode != 0:
         raise RuntimeError(f"a client failed with status {client.returncode}")
     return json.loads(output)
+
+
+def free_port():
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def stop(process):
