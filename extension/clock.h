@@ -15,32 +15,31 @@
 
 #include "datatype/timestamp.h"
 
-/*
- * Both run at the end of every exchange.  Their buffers are static, as one on
- * the stack costs a stack check.
- */
+/* nanoseconds */
+static inline int64
+timespec_ns(const struct timespec *time)
+{
+	return (int64) time->tv_sec * INT64CONST(1000000000) + time->tv_nsec;
+}
 
-/* nanoseconds of CLOCK_MONOTONIC, the same for all processes */
+/* as GetCurrentTimestamp() does it */
+static inline TimestampTz
+timeval_timestamptz(const struct timeval *time)
+{
+	return ((TimestampTz) time->tv_sec -
+			(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY) *
+			   USECS_PER_SEC +
+		   time->tv_usec;
+}
+
+/* CLOCK_MONOTONIC, the same for all processes */
 static inline int64
 monotonic_now_ns(void)
 {
-	static struct timespec now;
+	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64) now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
-}
-
-/* GetCurrentTimestamp(), inline */
-static inline TimestampTz
-wall_now(void)
-{
-	static struct timeval now;
-
-	gettimeofday(&now, NULL);
-	return ((TimestampTz) now.tv_sec -
-			(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY) *
-			   USECS_PER_SEC +
-		   now.tv_usec;
+	return timespec_ns(&now);
 }
 
 #endif /* KASM_LATENCY_CLOCK_H */

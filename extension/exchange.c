@@ -107,12 +107,22 @@ static uint8 since_end = 0;
 
 static bool exit_registered = false;
 
+/* longer turnarounds are none: the client was idle */
+static int64 idle_after_us = INT64CONST(1000000);
+
+/*
+ * The usual turnarounds, those that need no second look: from "shortest" on,
+ * neither below the floor nor those of an idle client.
+ */
+static int64 usual_shortest_us = 0;
+static uint64 usual_span_us = 0;
+
 /* when to read the socket again, and fold if a minute is over */
 static int64 upkeep_due_ns = 0;
 
 static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
-static TimestampTz answer_at = 0;	   /* of the last one, wall clock */
-static int64 answer_monotonic_ns = 0;  /* the same, monotonic clock */
+static TimestampTz answer_at = 0;	   /* of the last one */
+static int64 answer_clocks_apart = 0;  /* how far the clocks were apart then */
 static Histogram answer_kind = OTHERS; /* what its turnaround will be */
 
 /*
@@ -168,6 +178,17 @@ flush_kind(char message)
 	}
 }
 
+static void
+set_usual_turnarounds(void)
+{
+	usual_shortest_us = 0;
+	if (MySlot != NULL && MySlot->floor_us > FLOOR_SLACK_US)
+		usual_shortest_us = MySlot->floor_us - FLOOR_SLACK_US;
+	usual_span_us = idle_after_us > usual_shortest_us
+						? (uint64) (idle_after_us - usual_shortest_us)
+						: 0;
+}
+
 static pg_noinline void
 read_socket(void)
 {
@@ -177,6 +198,7 @@ read_socket(void)
 		return;
 	slot_set_floor(rtt.min_rtt_us);
 	slot_set_retransmits(rtt.total_retrans);
+	set_usual_turnarounds();
 }
 
 /*
@@ -193,11 +215,35 @@ socket_has_more(void)
 	return socket_bytes_waiting(MyProcPort->sock);
 }
 
+/*
+ * Both clocks, one right after the other.  Static, as on the stack they would
+ * cost a stack check.
+ */
+static struct timeval wall_clock;
+static struct timespec monotonic_clock;
+
+static inline void
+read_clocks(void)
+{
+	gettimeofday(&wall_clock, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &monotonic_clock);
+}
+
+/*
+ * How far the wall clock is ahead of the monotonic one, in nanoseconds.  Only
+ * differences mean anything: the figure itself may have wrapped.
+ */
+static inline int64
+clocks_apart(TimestampTz wall, int64 monotonic_ns)
+{
+	return (int64) ((uint64) wall * 1000 - (uint64) monotonic_ns);
+}
+
 static void
-begin_waiting(TimestampTz wall, int64 monotonic_ns, Histogram kind)
+begin_waiting(TimestampTz wall, int64 apart, Histogram kind)
 {
 	answer_at = wall;
-	answer_monotonic_ns = monotonic_ns;
+	answer_clocks_apart = apart;
 	answer_kind = kind;
 	request_at = 0;
 	wrapper.putmessage = putmessage_awaiting_request;
@@ -279,11 +325,12 @@ open_connection(void)
 		client_attach(now, monotonic_ns, rtt.min_rtt_us, rtt.total_retrans);
 		if (MySlot == NULL)
 			return;
+		set_usual_turnarounds();
 		log_if_far(rtt.min_rtt_us, now);
 	}
 	connection_open = true;
 	upkeep_due_ns = Min(monotonic_ns + FIRST_UPKEEP_NS, client_next_fold_ns);
-	begin_waiting(now, monotonic_ns, OTHERS);
+	begin_waiting(now, clocks_apart(now, monotonic_ns), OTHERS);
 }
 
 /*
@@ -304,26 +351,10 @@ below_floor(int64 us)
  * Did the wall clock go as far since the last answer as the monotonic one?
  */
 static inline bool
-clocks_agree(TimestampTz now, int64 monotonic_ns)
+clocks_agree(int64 apart)
 {
-	int64 drift_ns =
-		(now - answer_at) * 1000 - (monotonic_ns - answer_monotonic_ns);
-
-	return drift_ns >= -CLOCK_SLACK_NS && drift_ns <= CLOCK_SLACK_NS;
-}
-
-/* out of line, and the result too, for the sake of the path that needs none */
-static struct
-{
-	TimestampTz wall;
-	int64 monotonic_ns;
-} clocks_again;
-
-static pg_noinline void
-read_clocks_again(void)
-{
-	clocks_again.wall = wall_now();
-	clocks_again.monotonic_ns = monotonic_now_ns();
+	return (uint64) (apart - answer_clocks_apart + CLOCK_SLACK_NS) <=
+		   2 * CLOCK_SLACK_NS;
 }
 
 /*
@@ -339,6 +370,47 @@ upkeep(int64 monotonic_ns)
 	upkeep_due_ns = client_next_fold_ns;
 }
 
+/* the last readings of the clocks, the exchange's times by them */
+#define NOW timeval_timestamptz(&wall_clock)
+#define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
+
+/*
+ * Record an exchange of which something is not as it is in nearly every one:
+ * its request is not known, the clocks have parted, the client paused or was
+ * faster than its path, or upkeep is due.
+ */
+static pg_noinline void
+record_unusual(FlushKind kind, bool idle)
+{
+	int64 server_us = NO_SAMPLE;
+	int64 waited_us = NO_SAMPLE;
+	TimestampTz now;
+	int64 monotonic_ns;
+
+	/* we may have been interrupted between reading the two clocks */
+	if (!clocks_agree(clocks_apart(NOW, MONOTONIC_NOW_NS)))
+		read_clocks();
+	now = NOW;
+	monotonic_ns = MONOTONIC_NOW_NS;
+
+	if (request_at != 0 && clocks_agree(clocks_apart(now, monotonic_ns)))
+	{
+		server_us = now - request_at;
+		waited_us = request_at - answer_at;
+		if (waited_us > idle_after_us ||
+			(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
+			 below_floor(waited_us)))
+			waited_us = NO_SAMPLE;
+	}
+
+	/* before the exchange is recorded: it belongs to the minute that begins */
+	if (kind == FLUSH_READY && monotonic_ns >= upkeep_due_ns)
+		upkeep(monotonic_ns);
+
+	slot_record(waited_us, answer_kind, server_us, idle, now);
+	begin_waiting(now, clocks_apart(now, monotonic_ns), idle ? OTHERS : CEILINGS);
+}
+
 /*
  * A flush that ends an exchange, or opens the connection.  Inline, so that
  * the one after a ReadyForQuery, which is nearly every one, gets a path of
@@ -347,17 +419,14 @@ upkeep(int64 monotonic_ns)
 static pg_attribute_always_inline void
 end_exchange(const FlushKind kind)
 {
-	const bool ready = kind == FLUSH_READY;
-	bool idle;
-	int64 server_us = NO_SAMPLE;
-	int64 waited_us = NO_SAMPLE;
-	Histogram waited_kind;
+	uint64 idle; /* as wide as what it is added to, for one register less */
+	int64 waited_us;
+	int64 apart;
 	TimestampTz now;
-	int64 monotonic_ns;
 
 	if (unlikely(!connection_open))
 	{
-		if (ready && kasm_latency_enabled)
+		if (kind == FLUSH_READY && kasm_latency_enabled)
 			open_connection();
 		return;
 	}
@@ -367,7 +436,6 @@ end_exchange(const FlushKind kind)
 	 * its data, or a Sync that it sent along, are no new request; and after a
 	 * failed copy its data may still come.
 	 */
-	waited_kind = answer_kind;
 	if (kind != FLUSH_COPY_IN &&
 		unlikely(pipelines || compat_client_bytes_buffered()))
 	{
@@ -379,40 +447,34 @@ end_exchange(const FlushKind kind)
 			return;
 		}
 		if (pipelines)
-			waited_kind = OTHERS;
+			answer_kind = OTHERS;
 	}
-
-	now = wall_now();
-	monotonic_ns = monotonic_now_ns();
-
-	if (likely(request_at != 0))
-	{
-		/* we may have been interrupted between reading the two */
-		if (unlikely(!clocks_agree(now, monotonic_ns)))
-		{
-			read_clocks_again();
-			now = clocks_again.wall;
-			monotonic_ns = clocks_again.monotonic_ns;
-			if (!clocks_agree(now, monotonic_ns))
-				goto untimed;
-		}
-		server_us = now - request_at;
-		waited_us = request_at - answer_at;
-		if (unlikely(waited_us > (int64) kasm_latency_idle_after * 1000) ||
-			(unlikely(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us) &&
-			 below_floor(waited_us)))
-			waited_us = NO_SAMPLE;
-	}
-
-untimed:
-	/* before the exchange is recorded: it belongs to the minute that begins */
-	if (ready && unlikely(monotonic_ns >= upkeep_due_ns))
-		upkeep(monotonic_ns);
 
 	/* the same as status I in the ReadyForQuery */
-	idle = ready && !IsTransactionBlock();
-	slot_record(waited_us, waited_kind, server_us, idle, now);
-	begin_waiting(now, monotonic_ns, idle ? OTHERS : CEILINGS);
+	idle = kind == FLUSH_READY && !IsTransactionBlock();
+
+	/*
+	 * The common case calls nothing from here on, and the other one nothing
+	 * but a function that begins anew: what is held across a call costs a
+	 * register saved and restored.
+	 */
+	read_clocks();
+	now = NOW;
+	apart = clocks_apart(now, MONOTONIC_NOW_NS);
+	waited_us = request_at - answer_at;
+
+	/* without a request at hand the turnaround is far from usual */
+	if (unlikely(!clocks_agree(apart) ||
+				 (uint64) (waited_us - usual_shortest_us) > usual_span_us ||
+				 MONOTONIC_NOW_NS >= upkeep_due_ns))
+		record_unusual(kind, idle);
+	else
+	{
+		if (waited_us < 0)
+			pg_unreachable();
+		slot_record(waited_us, answer_kind, now - request_at, idle, now);
+		begin_waiting(now, apart, idle ? OTHERS : CEILINGS);
+	}
 	if (kind == FLUSH_COPY_IN)
 		since_end = COPYING_IN;
 }
@@ -470,6 +532,13 @@ exchange_pause(void)
 {
 	connection_open = false;
 	wrapper.putmessage = exchange_putmessage;
+}
+
+void
+exchange_set_idle_after(int ms)
+{
+	idle_after_us = (int64) ms * 1000;
+	set_usual_turnarounds();
 }
 
 /*

@@ -10,5 +10,6 @@
 
 extern void exchange_watch_connection(void);
 extern void exchange_pause(void);
+extern void exchange_set_idle_after(int ms);
 
 #endif /* KASM_LATENCY_EXCHANGE_H */

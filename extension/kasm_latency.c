@@ -35,10 +35,12 @@ bool kasm_latency_enabled = true;
 double kasm_latency_rtt_limit = 10;
 double kasm_latency_server_rtt_limit = 10;
 int kasm_latency_recent = 15;
-int kasm_latency_idle_after = 1000;
 int kasm_latency_max_clients = 200;
 bool kasm_latency_log_far_clients = true;
 bool kasm_latency_save = true;
+
+/* kept by exchange.c in a form of its own */
+static int idle_after = 1000;
 
 /* read by SQL only */
 static int min_samples = 20;
@@ -58,6 +60,13 @@ assign_enabled(bool newval, void *extra)
 	(void) extra;
 	if (newval != kasm_latency_enabled)
 		exchange_pause();
+}
+
+static void
+assign_idle_after(int newval, void *extra)
+{
+	(void) extra;
+	exchange_set_idle_after(newval);
 }
 
 /*
@@ -113,8 +122,8 @@ define_settings(void)
 	DefineCustomIntVariable(
 		"kasm_latency.idle_after",
 		"Sets the time after which a silent client is taken for idle.", NULL,
-		&kasm_latency_idle_after, 1000, 1, 3600 * 1000, PGC_SIGHUP,
-		GUC_UNIT_MS, NULL, NULL, NULL);
+		&idle_after, 1000, 1, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL,
+		assign_idle_after, NULL);
 	DefineCustomStringVariable(
 		"kasm_latency.app_roles",
 		"Lists the database roles whose clients are judged.",

@@ -140,13 +140,13 @@ slot_end_change(Slot *slot)
 
 /*
  * Record one exchange in the calling backend's slot.  Times that were not
- * measured are NO_SAMPLE.
+ * measured are NO_SAMPLE; "ends_transaction" is 0 or 1.
  *
  * Runs at the end of every exchange, and so is inline: keep it short.
  */
 static pg_attribute_always_inline void
 slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
-			bool ends_transaction, TimestampTz now)
+			uint64 ends_transaction, TimestampTz now)
 {
 	Slot *slot = MySlot;
 
