@@ -11,6 +11,7 @@
 
 MODULE_big = kasm_latency
 OBJS = \
+	extension/chain.o \
 	extension/clients.o \
 	extension/exchange.o \
 	extension/histogram.o \

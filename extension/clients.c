@@ -278,10 +278,8 @@ add_difference(WideFigures *to, const Figures *now, const Figures *before)
 {
 	for (int i = 0; i < N_COUNTERS; i++)
 		to->counters[i] += now->counters[i] - before->counters[i];
-	for (int h = 0; h < N_HISTOGRAMS; h++)
-		for (int i = 0; i < HISTOGRAM_CELLS; i++)
-			to->histograms[h][i] +=
-				(uint32) (now->histograms[h][i] - before->histograms[h][i]);
+	for (int i = 0; i < N_CELLS; i++)
+		to->cells[i] += (uint32) (now->cells[i] - before->cells[i]);
 }
 
 static void
@@ -289,10 +287,8 @@ add_difference_to_cell(Cell *cell, const Figures *now, const Figures *before)
 {
 	for (int i = 0; i < N_COUNTERS; i++)
 		cell->figures.counters[i] += now->counters[i] - before->counters[i];
-	for (int h = 0; h < N_HISTOGRAMS; h++)
-		for (int i = 0; i < HISTOGRAM_CELLS; i++)
-			cell->figures.histograms[h][i] +=
-				now->histograms[h][i] - before->histograms[h][i];
+	for (int i = 0; i < N_CELLS; i++)
+		cell->figures.cells[i] += now->cells[i] - before->cells[i];
 }
 
 static void
@@ -312,9 +308,8 @@ add_wide(WideFigures *to, const WideFigures *from)
 {
 	for (int i = 0; i < N_COUNTERS; i++)
 		to->counters[i] += from->counters[i];
-	for (int h = 0; h < N_HISTOGRAMS; h++)
-		for (int i = 0; i < HISTOGRAM_CELLS; i++)
-			to->histograms[h][i] += from->histograms[h][i];
+	for (int i = 0; i < N_CELLS; i++)
+		to->cells[i] += from->cells[i];
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 		to->floors[i] += from->floors[i];
 	to->connections_made += from->connections_made;
@@ -835,7 +830,7 @@ read_ceilings(ClientReading *reading, const Cell *minutes, uint32 first)
 			continue;
 		for (int c = 0; c < HISTOGRAM_CELLS; c++)
 			reading->ceilings_since_floor[c] +=
-				minutes[i].figures.histograms[CEILINGS][c];
+				minutes[i].figures.cells[HISTOGRAM_AT(CEILINGS) + c];
 	}
 }
 
@@ -862,8 +857,8 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 	if (slot.minute >= first_since)
 		for (int c = 0; c < HISTOGRAM_CELLS; c++)
 			reading->ceilings_since_floor[c] +=
-				(uint32) (slot.figures.histograms[CEILINGS][c] -
-						  baseline->figures.histograms[CEILINGS][c]);
+				(uint32) (slot.figures.cells[HISTOGRAM_AT(CEILINGS) + c] -
+						  baseline->figures.cells[HISTOGRAM_AT(CEILINGS) + c]);
 
 	reading->connections++;
 	if (slot.floor_us != 0)
@@ -1221,11 +1216,9 @@ clients_test_fill(int n)
 				for (int k = 0; k < N_COUNTERS; k++)
 					cells[j]->figures.counters[k]++;
 				for (int k = 0; k < HISTOGRAM_CELLS; k++)
-				{
 					cells[j]->floors[k]++;
-					for (int h = 0; h < N_HISTOGRAMS; h++)
-						cells[j]->figures.histograms[h][k]++;
-				}
+				for (int k = 0; k < N_CELLS; k++)
+					cells[j]->figures.cells[k]++;
 			}
 		}
 		add_cell(&history->totals, &history->fives[0]);

@@ -38,7 +38,7 @@ typedef struct ClientKey
 typedef struct WideFigures
 {
 	uint64 counters[N_COUNTERS];
-	uint64 histograms[N_HISTOGRAMS][HISTOGRAM_CELLS];
+	uint64 cells[N_CELLS];
 	uint64 floors[HISTOGRAM_CELLS]; /* of the connections that ended */
 	uint64 connections_made;
 	uint64 connections_ended;

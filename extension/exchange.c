@@ -49,6 +49,7 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
+#include "chain.h"
 #include "clients.h"
 #include "clock.h"
 #include "compat.h"
@@ -117,6 +118,9 @@ static int64 idle_after_us = INT64CONST(1000000);
 static int64 usual_shortest_us = 0;
 static uint64 usual_span_us = 0;
 
+/* was there no transaction block at the last ReadyForQuery? */
+static uint64 outside_block = 1;
+
 /* when to read the socket again, and fold if a minute is over */
 static int64 upkeep_due_ns = 0;
 
@@ -178,15 +182,27 @@ flush_kind(char message)
 	}
 }
 
+/*
+ * The usual turnarounds are neither below the floor nor so long that the
+ * client was idle, or a chain over.  Where a chain is still to begin, and
+ * where the client pipelines, none is usual.
+ */
 static void
 set_usual_turnarounds(void)
 {
-	usual_shortest_us = 0;
-	if (MySlot != NULL && MySlot->floor_us > FLOOR_SLACK_US)
-		usual_shortest_us = MySlot->floor_us - FLOOR_SLACK_US;
-	usual_span_us = idle_after_us > usual_shortest_us
-						? (uint64) (idle_after_us - usual_shortest_us)
-						: 0;
+	int64 shortest;
+	int64 longest;
+
+	usual_shortest_us = PG_INT64_MAX;
+	usual_span_us = 0;
+	if (MySlot == NULL || !chain_is_open() || pipelines)
+		return;
+	shortest = Max((int64) MySlot->floor_us - FLOOR_SLACK_US, 0);
+	longest = Min(idle_after_us, chain_longest_gap_us());
+	if (longest < shortest)
+		return;
+	usual_shortest_us = shortest;
+	usual_span_us = (uint64) (longest - shortest);
 }
 
 static pg_noinline void
@@ -265,8 +281,9 @@ exchange_exit(int code, Datum arg)
 		return;
 	if (connection_open && request_at != 0 &&
 		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
-		slot_record(NO_SAMPLE, OTHERS, NO_SAMPLE, false,
+		slot_record(NO_SAMPLE, OTHERS, OTHERS, NO_SAMPLE, 0,
 					GetCurrentTimestamp());
+	chain_end();
 	read_socket();
 	client_detach();
 }
@@ -325,10 +342,12 @@ open_connection(void)
 		client_attach(now, monotonic_ns, rtt.min_rtt_us, rtt.total_retrans);
 		if (MySlot == NULL)
 			return;
-		set_usual_turnarounds();
 		log_if_far(rtt.min_rtt_us, now);
 	}
 	connection_open = true;
+	outside_block = !IsTransactionBlock();
+	chain_forget();
+	set_usual_turnarounds();
 	upkeep_due_ns = Min(monotonic_ns + FIRST_UPKEEP_NS, client_next_fold_ns);
 	begin_waiting(now, clocks_apart(now, monotonic_ns), OTHERS);
 }
@@ -375,13 +394,35 @@ upkeep(int64 monotonic_ns)
 #define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
 
 /*
+ * A turnaround as a sample: NO_SAMPLE where the client was idle, or faster
+ * than its path, which nobody is who waited for the answer.
+ */
+static int64
+turnaround_sample(int64 waited_us)
+{
+	if (waited_us > idle_after_us)
+	{
+		if (answer_kind == CEILINGS)
+			slot_record_idle_open(waited_us);
+		return NO_SAMPLE;
+	}
+	if (waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
+		below_floor(waited_us))
+		return NO_SAMPLE;
+	return waited_us;
+}
+
+/*
  * Record an exchange of which something is not as it is in nearly every one:
  * its request is not known, the clocks have parted, the client paused or was
- * faster than its path, or upkeep is due.
+ * faster than its path, a chain begins or ends, or upkeep is due.
  */
 static pg_noinline void
 record_unusual(FlushKind kind, bool idle)
 {
+	const bool ready = kind == FLUSH_READY;
+	const bool begins_block = ready && outside_block && !idle;
+	const bool ends_block = ready && !outside_block && idle;
 	int64 server_us = NO_SAMPLE;
 	int64 waited_us = NO_SAMPLE;
 	TimestampTz now;
@@ -393,22 +434,37 @@ record_unusual(FlushKind kind, bool idle)
 	now = NOW;
 	monotonic_ns = MONOTONIC_NOW_NS;
 
-	if (request_at != 0 && clocks_agree(clocks_apart(now, monotonic_ns)))
+	if (!clocks_agree(clocks_apart(now, monotonic_ns)))
+		chain_lose_time();
+	else if (request_at != 0)
 	{
 		server_us = now - request_at;
 		waited_us = request_at - answer_at;
-		if (waited_us > idle_after_us ||
-			(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
-			 below_floor(waited_us)))
-			waited_us = NO_SAMPLE;
 	}
 
+	/* a block is a chain of its own; what goes before it makes another */
+	if (begins_block ||
+		(answer_kind == OTHERS && waited_us > chain_longest_gap_us()))
+		chain_end();
+	if (!chain_is_open())
+		chain_open(server_us == NO_SAMPLE ? 0 : request_at);
+
+	if (waited_us != NO_SAMPLE)
+		waited_us = turnaround_sample(waited_us);
+
 	/* before the exchange is recorded: it belongs to the minute that begins */
-	if (kind == FLUSH_READY && monotonic_ns >= upkeep_due_ns)
+	if (ready && monotonic_ns >= upkeep_due_ns)
 		upkeep(monotonic_ns);
 
-	slot_record(waited_us, answer_kind, server_us, idle, now);
-	begin_waiting(now, clocks_apart(now, monotonic_ns), idle ? OTHERS : CEILINGS);
+	slot_record(waited_us, answer_kind, pipelines ? OTHERS : answer_kind,
+				server_us, idle, now);
+	if (ends_block)
+		chain_end();
+	if (ready)
+		outside_block = idle;
+	set_usual_turnarounds();
+	begin_waiting(now, clocks_apart(now, monotonic_ns),
+				  idle ? OTHERS : CEILINGS);
 }
 
 /*
@@ -444,10 +500,9 @@ end_exchange(const FlushKind kind)
 		{
 			pipelines = true;
 			since_end |= CLIENT_AHEAD;
+			set_usual_turnarounds();
 			return;
 		}
-		if (pipelines)
-			answer_kind = OTHERS;
 	}
 
 	/* the same as status I in the ReadyForQuery */
@@ -464,7 +519,7 @@ end_exchange(const FlushKind kind)
 	waited_us = request_at - answer_at;
 
 	/* without a request at hand the turnaround is far from usual */
-	if (unlikely(!clocks_agree(apart) ||
+	if (unlikely(!clocks_agree(apart) || idle != outside_block ||
 				 (uint64) (waited_us - usual_shortest_us) > usual_span_us ||
 				 MONOTONIC_NOW_NS >= upkeep_due_ns))
 		record_unusual(kind, idle);
@@ -472,7 +527,8 @@ end_exchange(const FlushKind kind)
 	{
 		if (waited_us < 0)
 			pg_unreachable();
-		slot_record(waited_us, answer_kind, now - request_at, idle, now);
+		slot_record(waited_us, answer_kind, answer_kind, now - request_at,
+					idle, now);
 		begin_waiting(now, apart, idle ? OTHERS : CEILINGS);
 	}
 	if (kind == FLUSH_COPY_IN)

@@ -87,6 +87,29 @@ histogram_cell_start(int cell)
 }
 
 /*
+ * The cell in which "fraction" of what was counted is reached, how many lie
+ * in those before it, and the rank of the value asked for: 1 for the lowest,
+ * as percentile_disc counts.  -1 if nothing was counted.
+ */
+static int
+cell_at(const uint64 *counts, double fraction, uint64 *before, double *rank)
+{
+	uint64 total = 0;
+	int cell = 0;
+
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+		total += counts[i];
+	if (total == 0)
+		return -1;
+
+	*rank = Max(ceil(fraction * (double) total), 1);
+	*before = 0;
+	while ((double) (*before + counts[cell]) < *rank)
+		*before += counts[cell++];
+	return cell;
+}
+
+/*
  * The latency, in microseconds, below or at which "fraction" of the counted
  * ones lie; -1 if none was counted.
  *
@@ -98,34 +121,33 @@ histogram_cell_start(int cell)
 double
 histogram_percentile(const uint64 *counts, double fraction)
 {
-	uint64 total = 0;
-	uint64 before = 0;
+	uint64 before;
 	double rank;
+	int cell = cell_at(counts, fraction, &before, &rank);
+	double start;
+	double width;
 
-	for (int cell = 0; cell < HISTOGRAM_CELLS; cell++)
-		total += counts[cell];
-	if (total == 0)
+	if (cell < 0)
 		return -1;
+	start = (double) histogram_cell_start(cell);
 
-	/* the rank is 1 for the lowest, as percentile_disc counts */
-	rank = ceil(fraction * (double) total);
-	if (rank < 1)
-		rank = 1;
+	/* up to 19 us a cell is one exact value */
+	if (cell < 20 || cell == OVERFLOW_CELL)
+		return start;
+	width = (double) histogram_cell_start(cell + 1) - start;
+	return start +
+		   width * (rank - (double) before - 0.5) / (double) counts[cell];
+}
 
-	for (int cell = 0; cell < OVERFLOW_CELL; cell++)
-	{
-		if ((double) (before + counts[cell]) >= rank)
-		{
-			double start = (double) histogram_cell_start(cell);
-			double width = (double) histogram_cell_start(cell + 1) - start;
+/*
+ * The same of whole numbers: the lowest that its cell holds.
+ */
+int64
+histogram_percentile_whole(const uint64 *counts, double fraction)
+{
+	uint64 before;
+	double rank;
+	int cell = cell_at(counts, fraction, &before, &rank);
 
-			/* up to 19 us a cell is one exact value */
-			if (cell < 20)
-				return start;
-			return start + width * (rank - (double) before - 0.5) /
-							   (double) counts[cell];
-		}
-		before += counts[cell];
-	}
-	return (double) OVERFLOW_US;
+	return cell < 0 ? -1 : histogram_cell_start(cell);
 }

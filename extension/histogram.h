@@ -27,6 +27,9 @@
 
 #define HISTOGRAM_CELLS 256
 
+/* of a coarse histogram, each of whose cells holds two neighbours */
+#define COARSE_HISTOGRAM_CELLS (HISTOGRAM_CELLS / 2)
+
 /*
  * The scale is piecewise linear; its pieces ("segments") start at 1, 2 and 5
  * times each power of ten, at the tenth of their steps.  The cell of a value
@@ -47,6 +50,7 @@ extern const uint8 histogram_segment_of_bit[64];
 
 extern int64 histogram_cell_start(int cell);
 extern double histogram_percentile(const uint64 *counts, double fraction);
+extern int64 histogram_percentile_whole(const uint64 *counts, double fraction);
 
 /*
  * The cell that a latency of "us" microseconds, not negative, falls into.

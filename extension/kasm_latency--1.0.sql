@@ -44,11 +44,18 @@ CREATE FUNCTION kasm_latency.client_figures(
     OUT network_s double precision,
     OUT server_s double precision,
     OUT turnaround_s double precision,
+    OUT in_transaction_wait_s double precision,
+    OUT chains bigint,
+    OUT chain_s double precision,
+    OUT chain_network_s double precision,
+    OUT chain_server_s double precision,
     OUT rtts bytea,
     OUT ceilings bytea,
     OUT other_turnarounds bytea,
     OUT server_times bytea,
     OUT ceilings_since_rtt bytea,
+    OUT chain_lengths bytea,
+    OUT chain_durations bytea,
     OUT first_seen timestamptz,
     OUT last_seen timestamptz,
     OUT stats_since timestamptz)
@@ -127,6 +134,12 @@ RETURNS double precision
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_percentile_ms';
 COMMENT ON FUNCTION kasm_latency.percentile_ms(bytea, double precision) IS 'A percentile of a histogram in milliseconds; NULL of an empty one';
+
+CREATE FUNCTION kasm_latency.percentile_whole(histogram bytea, fraction double precision)
+RETURNS integer
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'kasm_latency_percentile_whole';
+COMMENT ON FUNCTION kasm_latency.percentile_whole(bytea, double precision) IS 'A percentile of a histogram of whole numbers; NULL of an empty one';
 
 CREATE FUNCTION kasm_latency.count_from(histogram bytea, ms double precision)
 RETURNS bigint

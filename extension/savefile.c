@@ -33,7 +33,7 @@
 #define SAVE_FILE_TEMPORARY SAVE_FILE ".tmp"
 
 #define SAVE_MAGIC 0x6b6c6174
-#define SAVE_VERSION 1
+#define SAVE_VERSION 2
 
 /* Everything that must agree before a byte of the rest is believed. */
 typedef struct SaveHeader

@@ -89,6 +89,41 @@ slot_begin_minute(uint32 minute)
 }
 
 /*
+ * The client was silent for that long with a transaction open.
+ */
+void
+slot_record_idle_open(int64 us)
+{
+	slot_begin_change(MySlot);
+	MySlot->figures.counters[IDLE_OPEN_US] += us;
+	slot_end_change(MySlot);
+}
+
+/*
+ * Record a chain that has ended.  One that could not be timed has a length,
+ * and nothing else.
+ */
+void
+slot_record_chain(uint64 length, int64 us, uint64 server_us, uint64 network_us)
+{
+	Figures *figures = &MySlot->figures;
+	uint64 length_cell = histogram_cell(length);
+
+	slot_begin_change(MySlot);
+	figures
+		->cells[CHAIN_LENGTHS_AT + Min(length_cell, CHAIN_LENGTH_CELLS - 1)]++;
+	if (us != NO_SAMPLE)
+	{
+		figures->counters[CHAINS]++;
+		figures->counters[CHAIN_US] += us;
+		figures->counters[CHAIN_SERVER_US] += server_us;
+		figures->counters[CHAIN_NETWORK_US] += network_us;
+		figures->cells[CHAIN_DURATIONS_AT + histogram_cell(us) / 2]++;
+	}
+	slot_end_change(MySlot);
+}
+
+/*
  * Copy a slot that its owner may be writing.
  */
 void

@@ -24,15 +24,23 @@
 /* Counters of a connection, a client, a minute.  Times are microseconds. */
 typedef enum Counter
 {
-	ROUND_TRIPS,   /* exchanges */
-	TRANSACTIONS,  /* exchanges that ended with status I */
-	SERVER_US,	   /* time from a request's arrival to its answer */
-	TURNAROUND_US, /* time from an answer to the next request */
-	NETWORK_US,	   /* exchanges times the floor of that time */
-	RETRANSMITS,   /* TCP segments the server sent again */
+	ROUND_TRIPS,  /* exchanges */
+	TRANSACTIONS, /* exchanges that ended with status I */
+	SERVER_US,	  /* time from a request's arrival to its answer */
+	/* time from an answer to the next request: see TURNAROUND_US() */
+	TURNAROUND_OPEN_US, /* of a client that keeps a transaction open */
+	TURNAROUND_IDLE_US, /* of one that does not */
+	IDLE_OPEN_US,		/* the former, where it is too long for a turnaround */
+	NETWORK_US,			/* exchanges times the floor of that time */
+	RETRANSMITS,		/* TCP segments the server sent again */
+	CHAINS,				/* chains that have ended, and that were timed */
+	CHAIN_US,			/* their durations */
+	CHAIN_SERVER_US,	/* of that, server time */
+	CHAIN_NETWORK_US,	/* of that, exchanges times the floor */
 	N_COUNTERS
 } Counter;
 
+/* Histograms of latencies */
 typedef enum Histogram
 {
 	CEILINGS, /* turnarounds that bound the round trip from above */
@@ -40,6 +48,30 @@ typedef enum Histogram
 	SERVER,	  /* server times */
 	N_HISTOGRAMS
 } Histogram;
+
+/*
+ * What follows an exchange that leaves a transaction open is a ceiling, what
+ * follows another is not: so one number names histogram and counter.
+ */
+#define TURNAROUND_US(histogram) ((Counter) (TURNAROUND_OPEN_US + (histogram)))
+
+StaticAssertDecl(CEILINGS == 0 && OTHERS == 1 &&
+					 TURNAROUND_IDLE_US == TURNAROUND_OPEN_US + 1,
+				 "turnarounds are counted by the number of their histogram");
+
+/*
+ * The lengths of chains are counted on the scale of the histograms, where up
+ * to 20 each number has a cell of its own; the last cell holds all from 280
+ * on.  Their durations are counted coarsely.  Both are there for memory's
+ * sake no finer than need be.
+ */
+#define CHAIN_LENGTH_CELLS 60
+
+/* all cells of a connection, a client, a minute, and where each kind begins */
+#define HISTOGRAM_AT(histogram) ((histogram) *HISTOGRAM_CELLS)
+#define CHAIN_DURATIONS_AT HISTOGRAM_AT(N_HISTOGRAMS)
+#define CHAIN_LENGTHS_AT (CHAIN_DURATIONS_AT + COARSE_HISTOGRAM_CELLS)
+#define N_CELLS (CHAIN_LENGTHS_AT + CHAIN_LENGTH_CELLS)
 
 /* no such sample in this exchange */
 #define NO_SAMPLE INT64CONST(-1)
@@ -49,13 +81,13 @@ typedef enum Histogram
 
 /*
  * What is counted, in the form in which a backend writes it.  32 bits of a
- * histogram's cell may wrap in a connection that lives long: what is taken
- * from it are differences, of a minute each.
+ * cell may wrap in a connection that lives long: what is taken from it are
+ * differences, of a minute each.
  */
 typedef struct Figures
 {
 	uint64 counters[N_COUNTERS];
-	uint32 histograms[N_HISTOGRAMS][HISTOGRAM_CELLS];
+	uint32 cells[N_CELLS];
 } Figures;
 
 typedef struct Slot
@@ -108,7 +140,7 @@ StaticAssertDecl(
 	offsetof(Slot, next) % PG_CACHE_LINE_SIZE == 0 &&
 		offsetof(Slot, next) >= offsetof(Slot, figures) + sizeof(Figures),
 	"a slot's links must not share a cache line with its figures");
-StaticAssertDecl(sizeof(Slot) <= 3328 && sizeof(Figures) == 3120,
+StaticAssertDecl(sizeof(Slot) <= 4096 && sizeof(Figures) == 3920,
 				 "a slot has grown: see Memory in docs/reference.md");
 
 /* the calling backend's; NULL before its first ReadyForQuery */
@@ -119,6 +151,9 @@ extern void slot_init(Slot *slot, Baseline *baseline);
 extern void slot_set_floor(uint32 floor_us);
 extern void slot_set_retransmits(uint32 retransmits);
 extern void slot_begin_minute(uint32 minute);
+extern void slot_record_idle_open(int64 us);
+extern void slot_record_chain(uint64 length, int64 us, uint64 server_us,
+							  uint64 network_us);
 extern void slot_read(const Slot *slot, Slot *copy);
 
 /*
@@ -140,13 +175,15 @@ slot_end_change(Slot *slot)
 
 /*
  * Record one exchange in the calling backend's slot.  Times that were not
- * measured are NO_SAMPLE; "ends_transaction" is 0 or 1.
+ * measured are NO_SAMPLE; "waited" tells what kept the turnaround waiting,
+ * "turnaround_kind" what it is good for: the same but for connections that
+ * pipeline; "ends_transaction" is 0 or 1.
  *
  * Runs at the end of every exchange, and so is inline: keep it short.
  */
 static pg_attribute_always_inline void
-slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
-			uint64 ends_transaction, TimestampTz now)
+slot_record(int64 turnaround_us, Histogram waited, Histogram turnaround_kind,
+			int64 server_us, uint64 ends_transaction, TimestampTz now)
 {
 	Slot *slot = MySlot;
 
@@ -165,9 +202,9 @@ slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
 
 	if (likely(turnaround_us >= 0))
 	{
-		slot->figures.counters[TURNAROUND_US] += turnaround_us;
-		slot->figures
-			.histograms[turnaround_kind][histogram_cell(turnaround_us)]++;
+		slot->figures.counters[TURNAROUND_US(waited)] += turnaround_us;
+		slot->figures.cells[HISTOGRAM_AT(turnaround_kind) +
+							histogram_cell(turnaround_us)]++;
 		if (unlikely(turnaround_us < slot->pending_min_us) &&
 			turnaround_kind == CEILINGS)
 		{
@@ -179,7 +216,8 @@ slot_record(int64 turnaround_us, Histogram turnaround_kind, int64 server_us,
 	if (likely(server_us >= 0))
 	{
 		slot->figures.counters[SERVER_US] += server_us;
-		slot->figures.histograms[SERVER][histogram_cell(server_us)]++;
+		slot->figures
+			.cells[HISTOGRAM_AT(SERVER) + histogram_cell(server_us)]++;
 	}
 	slot->last_seen = now;
 

@@ -35,12 +35,13 @@ PG_FUNCTION_INFO_V1(kasm_latency_reset);
 PG_FUNCTION_INFO_V1(kasm_latency_merge_transition);
 PG_FUNCTION_INFO_V1(kasm_latency_merge_final);
 PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
+PG_FUNCTION_INFO_V1(kasm_latency_percentile_whole);
 PG_FUNCTION_INFO_V1(kasm_latency_count_from);
 PG_FUNCTION_INFO_V1(kasm_latency_count_below);
 PG_FUNCTION_INFO_V1(kasm_latency_limit_ms);
 PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
 
-#define MAX_COLUMNS 32
+#define MAX_COLUMNS 40
 
 /* one row in the making */
 typedef struct Row
@@ -172,13 +173,13 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 #define FILLED_CELL_SIZE (1 + sizeof(uint64))
 
 static bytea *
-histogram_out(const uint64 *counts)
+histogram_out(const uint64 *counts, int n_cells)
 {
 	char data[HISTOGRAM_CELLS * FILLED_CELL_SIZE];
 	char *at = data;
 	bytea *result;
 
-	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	for (int i = 0; i < n_cells; i++)
 	{
 		if (counts[i] == 0)
 			continue;
@@ -190,6 +191,23 @@ histogram_out(const uint64 *counts)
 	SET_VARSIZE(result, VARHDRSZ + (at - data));
 	memcpy(VARDATA(result), data, at - data);
 	return result;
+}
+
+/*
+ * The same of a coarse histogram, in the form of any other: as values are
+ * taken to be spread in a cell, half of them lie in each of its two.
+ */
+static bytea *
+coarse_histogram_out(const uint64 *counts)
+{
+	uint64 fine[HISTOGRAM_CELLS];
+
+	for (int i = 0; i < COARSE_HISTOGRAM_CELLS; i++)
+	{
+		fine[2 * i] = (counts[i] + 1) / 2;
+		fine[2 * i + 1] = counts[i] / 2;
+	}
+	return histogram_out(fine, HISTOGRAM_CELLS);
 }
 
 /* counts += what a bytea made by histogram_out() holds */
@@ -245,7 +263,19 @@ kasm_latency_merge_final(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	PG_RETURN_BYTEA_P(histogram_out((uint64 *) PG_GETARG_POINTER(0)));
+	PG_RETURN_BYTEA_P(
+		histogram_out((uint64 *) PG_GETARG_POINTER(0), HISTOGRAM_CELLS));
+}
+
+static double
+fraction_argument(FunctionCallInfo fcinfo, int number)
+{
+	double fraction = PG_GETARG_FLOAT8(number);
+
+	if (!(fraction >= 0 && fraction <= 1))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("fraction must be between 0 and 1")));
+	return fraction;
 }
 
 /*
@@ -255,17 +285,29 @@ Datum
 kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
 {
 	uint64 counts[HISTOGRAM_CELLS];
-	double fraction = PG_GETARG_FLOAT8(1);
 	double us;
 
-	if (!(fraction >= 0 && fraction <= 1))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("fraction must be between 0 and 1")));
 	histogram_argument(fcinfo, 0, counts);
-	us = histogram_percentile(counts, fraction);
+	us = histogram_percentile(counts, fraction_argument(fcinfo, 1));
 	if (us < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(rint(us) / 1000.0);
+}
+
+/*
+ * A percentile of whole numbers, not of latencies.
+ */
+Datum
+kasm_latency_percentile_whole(PG_FUNCTION_ARGS)
+{
+	uint64 counts[HISTOGRAM_CELLS];
+	int64 number;
+
+	histogram_argument(fcinfo, 0, counts);
+	number = histogram_percentile_whole(counts, fraction_argument(fcinfo, 1));
+	if (number < 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT32((int32) number);
 }
 
 /*
@@ -381,6 +423,12 @@ span_argument(const Interval *since)
 	return (int) minutes;
 }
 
+static void
+add_histogram(Row *row, const uint64 *counts)
+{
+	add_value(row, PointerGetDatum(histogram_out(counts, HISTOGRAM_CELLS)));
+}
+
 /*
  * client_figures(since interval): a row per client, of its figures over a
  * span; with NULL, since the last reset.
@@ -422,13 +470,23 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_ms(&row, reading->turnaround_min_us, NO_MINIMUM);
 		add_seconds(&row, figures->counters[NETWORK_US]);
 		add_seconds(&row, figures->counters[SERVER_US]);
-		add_seconds(&row, figures->counters[TURNAROUND_US]);
-		add_value(&row, PointerGetDatum(histogram_out(figures->floors)));
+		add_seconds(&row, figures->counters[TURNAROUND_OPEN_US] +
+							  figures->counters[TURNAROUND_IDLE_US]);
+		add_seconds(&row, figures->counters[TURNAROUND_OPEN_US] +
+							  figures->counters[IDLE_OPEN_US]);
+		add_count(&row, figures->counters[CHAINS]);
+		add_seconds(&row, figures->counters[CHAIN_US]);
+		add_seconds(&row, figures->counters[CHAIN_NETWORK_US]);
+		add_seconds(&row, figures->counters[CHAIN_SERVER_US]);
+		add_histogram(&row, figures->floors);
 		for (int h = 0; h < N_HISTOGRAMS; h++)
-			add_value(&row,
-					  PointerGetDatum(histogram_out(figures->histograms[h])));
-		add_value(&row, PointerGetDatum(
-							histogram_out(reading->ceilings_since_floor)));
+			add_histogram(&row, figures->cells + HISTOGRAM_AT(h));
+		add_histogram(&row, reading->ceilings_since_floor);
+		add_value(&row,
+				  PointerGetDatum(histogram_out(
+					  figures->cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS)));
+		add_value(&row, PointerGetDatum(coarse_histogram_out(
+							figures->cells + CHAIN_DURATIONS_AT)));
 		add_time(&row, reading->first_seen);
 		add_time(&row, reading->last_seen);
 		add_time(&row, reading->stats_since);

@@ -9,6 +9,7 @@ use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 use RawClient;
 
@@ -296,6 +297,96 @@ counts('switched off and on', [ 3, 3, 0, 3, 3 ], sub {
 	$c->exchange(1, q1('SELECT 1')) for 1 .. 2;
 	$c->exchange(1, q1('SELECT 1'));
 });
+
+# ----- chains: their lengths, of a connection that has left
+
+# Outside of a block 10 ms end a chain, which a busy machine may take between
+# two queries too: "attempts" allows for that.
+sub chains
+{
+	my ($name, $expected, $work, %option) = @_;
+	my $counted;
+	for (1 .. $option{attempts} // 1)
+	{
+		gone();
+		$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+		my $client = RawClient->new(port => $node->port, user => 'probe', database => 'postgres');
+		$work->($client);
+		$client->leave;
+		gone();
+		$counted = $node->safe_psql('postgres', q(
+			SELECT string_agg(repeat(round(c.from_ms * 1000) || ' ', c.count::int), '' ORDER BY c.from_ms)
+			FROM kasm_latency.client_figures(NULL) AS f,
+			     kasm_latency.histogram_cells(f.chain_lengths) AS c
+			WHERE f.role_oid = 'probe'::regrole));
+		last if $counted eq $expected;
+	}
+	is($counted, $expected, "chains: $name");
+	return;
+}
+
+sub run_all { my $c = shift; $c->exchange(1, q1($_)) for @_; return }
+
+chains('BEGIN, ten, COMMIT', '12 ', sub { run_all($_[0], 'BEGIN', ('SELECT 1') x 10, 'COMMIT') });
+chains('autocommit, one after the other', '4 ', sub { run_all($_[0], ('SELECT 1') x 4) }, attempts => 5);
+chains('autocommit before and after a block', '1 2 3 ',
+	sub { run_all($_[0], ('SELECT 1') x 2, 'BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') }, attempts => 5);
+chains('two blocks in a row', '3 4 ',
+	sub { run_all($_[0], 'BEGIN', 'SELECT 1', 'COMMIT', 'BEGIN', ('SELECT 1') x 2, 'COMMIT') });
+chains('a block in one query', '2 ', sub { run_all($_[0], 'BEGIN; SELECT 1; COMMIT', 'SELECT 1') },
+	attempts => 5);
+chains('a failed block', '3 ', sub { run_all($_[0], 'BEGIN', 'SELECT 1/0', 'ROLLBACK') });
+chains('a block left open', '2 ', sub { run_all($_[0], 'BEGIN', 'SELECT 1') });
+chains('longer than the scale', '280 ', sub { run_all($_[0], 'BEGIN', ('SELECT 1') x 300, 'COMMIT') });
+chains('autocommit with a pause', '2 3 ', sub {
+	run_all($_[0], ('SELECT 1') x 2);
+	usleep(20_000);
+	run_all($_[0], ('SELECT 1') x 3);
+}, attempts => 5);
+chains('a block with a pause', '3 ', sub {
+	run_all($_[0], 'BEGIN', 'SELECT 1');
+	usleep(20_000);
+	run_all($_[0], 'COMMIT');
+});
+chains('COPY in with a pause', '3 ', sub {
+	my $c = shift;
+	$c->exchange(1, q1('TRUNCATE item'));
+	$c->send_burst(q1('COPY item FROM STDIN'));
+	$c->read_until('G');
+	usleep(20_000);
+	$c->exchange(1, RawClient::copy_data("1\n"), RawClient::copy_done());
+});
+chains('a driver that flushes, outside of a block', '4 ', sub {
+	my $c = shift;
+	for (1 .. 2)
+	{
+		$c->send_burst(RawClient::parse('', 'SELECT 1'), RawClient::flush());
+		$c->read_until('1');
+		$c->exchange(1, RawClient::bind_portal('', ''), RawClient::execute(''), RawClient::sync());
+	}
+}, attempts => 5);
+chains('a batch in one burst', '1 ', sub { $_[0]->exchange(5, map { RawClient::extended("SELECT $_") } 1 .. 5) });
+
+# what a chain took, and what a transaction stood open for
+$node->append_conf('postgresql.conf', 'kasm_latency.idle_after = 50ms');
+$node->reload;
+$node->poll_query_until('postgres', "SELECT current_setting('kasm_latency.idle_after') = '50ms'");
+chains('a block with server time, short and long pauses', '5 ', sub {
+	my $c = shift;
+	run_all($c, 'BEGIN', 'SELECT pg_sleep(0.2)');
+	usleep(30_000);
+	run_all($c, 'SELECT 1');
+	usleep(100_000);
+	run_all($c, 'SELECT 1');
+	run_all($c, 'COMMIT');
+});
+is( $node->safe_psql('postgres', q(
+		SELECT chains, server_s BETWEEN 0.2 AND 0.3, chain_server_s = server_s, chain_network_s = network_s,
+		       turnaround_s BETWEEN 0.03 AND 0.1, in_transaction_wait_s BETWEEN 0.13 AND 0.2,
+		       abs(chain_s - server_s - in_transaction_wait_s) < 0.001,
+		       abs(kasm_latency.percentile_ms(chain_durations, 0.5) / 1000 / chain_s - 1) < 0.1
+		FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
+	'1|t|t|t|t|t|t|t', 'how long it took, and of what');
 
 # a login that fails makes no entry
 $node->safe_psql('postgres', 'SELECT kasm_latency.reset()');

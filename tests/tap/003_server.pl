@@ -210,7 +210,7 @@ $node->append_conf('postgresql.conf', 'max_connections = 5000');
 $node->restart;
 is( $node->safe_psql('postgres', q(
 		SELECT shared_memory_bytes = allocated_size,
-		       shared_memory_bytes - 5000 * 6528 - (max_clients + 1) * 129264 BETWEEN 0 AND 8192
+		       shared_memory_bytes - 5000 * 8064 - (max_clients + 1) * 154016 BETWEEN 0 AND 8192
 		FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency')),
 	't|t', 'max_connections = 5000 starts, with the memory that the reference says');
 

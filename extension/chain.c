@@ -1,0 +1,98 @@
+/*-------------------------------------------------------------------------
+ *
+ * chain.c
+ *		Runs of exchanges on the calling backend's connection: the sequential,
+ *		blocking queries that a user waits for.
+ *
+ * A chain is one transaction block, BEGIN and COMMIT included.  Exchanges
+ * outside of blocks make one as long as the client pauses between them no
+ * longer than chain_longest_gap_us().  When a chain begins and ends is for
+ * exchange.c to say; here is what is remembered of its beginning, and how it
+ * is recorded at its end, in the backend's slot.
+ *
+ * Its length is the number of its exchanges.  Its duration is the client's:
+ * from the first request's arrival to the last answer, and one round trip,
+ * for the way there and back.
+ *
+ * All state here is the calling backend's own.  A chain that is over for want
+ * of further exchanges is recorded when the next one comes, or at exit: so
+ * nothing has to watch the time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "chain.h"
+#include "slot.h"
+
+/*
+ * Between exchanges outside of transaction blocks: what a program needs to
+ * get on with the next query, and not what a person does, or a timer.
+ */
+#define GAP_US 10000
+#define GAP_ROUND_TRIPS 10
+
+static bool is_open = false;
+
+/* the first request; 0 = not known, or lost with a clock that was set */
+static TimestampTz began_at;
+
+/* the slot's counters then */
+static uint64 round_trips_before;
+static uint64 server_us_before;
+static uint64 network_us_before;
+
+bool
+chain_is_open(void)
+{
+	return is_open;
+}
+
+void
+chain_open(TimestampTz request_at)
+{
+	const uint64 *counters = MySlot->figures.counters;
+
+	is_open = true;
+	began_at = request_at;
+	round_trips_before = counters[ROUND_TRIPS];
+	server_us_before = counters[SERVER_US];
+	network_us_before = counters[NETWORK_US];
+}
+
+/*
+ * The chain's last exchange is the last one recorded.
+ */
+void
+chain_end(void)
+{
+	const uint64 *counters = MySlot->figures.counters;
+	int64 us = NO_SAMPLE;
+
+	if (!is_open)
+		return;
+	is_open = false;
+	if (began_at != 0 && MySlot->last_seen >= began_at)
+		us = MySlot->last_seen - began_at + MySlot->floor_us;
+	slot_record_chain(counters[ROUND_TRIPS] - round_trips_before, us,
+					  counters[SERVER_US] - server_us_before,
+					  counters[NETWORK_US] - network_us_before);
+}
+
+void
+chain_forget(void)
+{
+	is_open = false;
+}
+
+void
+chain_lose_time(void)
+{
+	began_at = 0;
+}
+
+int64
+chain_longest_gap_us(void)
+{
+	return Max(GAP_US, GAP_ROUND_TRIPS * (int64) MySlot->floor_us);
+}
