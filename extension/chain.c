@@ -91,6 +91,16 @@ chain_lose_time(void)
 	began_at = 0;
 }
 
+/*
+ * Has the chain lasted for long enough that it is to be cut?  A client that
+ * never pauses outside of blocks would never be recorded else.
+ */
+bool
+chain_is_endless(void)
+{
+	return MySlot->last_seen - began_at > USECS_PER_MINUTE;
+}
+
 int64
 chain_longest_gap_us(void)
 {

@@ -830,7 +830,7 @@ read_ceilings(ClientReading *reading, const Cell *minutes, uint32 first)
 			continue;
 		for (int c = 0; c < HISTOGRAM_CELLS; c++)
 			reading->ceilings_since_floor[c] +=
-				minutes[i].figures.cells[HISTOGRAM_AT(CEILINGS) + c];
+				minutes[i].figures.cells[CEILINGS_AT + c];
 	}
 }
 
@@ -857,8 +857,8 @@ read_slot(ClientReading *reading, int number, uint32 first_minute,
 	if (slot.minute >= first_since)
 		for (int c = 0; c < HISTOGRAM_CELLS; c++)
 			reading->ceilings_since_floor[c] +=
-				(uint32) (slot.figures.cells[HISTOGRAM_AT(CEILINGS) + c] -
-						  baseline->figures.cells[HISTOGRAM_AT(CEILINGS) + c]);
+				(uint32) (slot.figures.cells[CEILINGS_AT + c] -
+						  baseline->figures.cells[CEILINGS_AT + c]);
 
 	reading->connections++;
 	if (slot.floor_us != 0)

@@ -124,10 +124,10 @@ static uint64 outside_block = 1;
 /* when to read the socket again, and fold if a minute is over */
 static int64 upkeep_due_ns = 0;
 
-static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
-static TimestampTz answer_at = 0;	   /* of the last one */
-static int64 answer_clocks_apart = 0;  /* how far the clocks were apart then */
-static Histogram answer_kind = OTHERS; /* what its turnaround will be */
+static TimestampTz request_at = 0;	  /* of this exchange; 0 = not known */
+static TimestampTz answer_at = 0;	  /* of the last one */
+static int64 answer_clocks_apart = 0; /* how far the clocks were apart then */
+static Turnaround answer_kind = OTHERS; /* what its turnaround will be */
 
 /*
  * In the place of PqCommMethods->putmessage.  Runs for every row of a result:
@@ -256,7 +256,7 @@ clocks_apart(TimestampTz wall, int64 monotonic_ns)
 }
 
 static void
-begin_waiting(TimestampTz wall, int64 apart, Histogram kind)
+begin_waiting(TimestampTz wall, int64 apart, Turnaround kind)
 {
 	answer_at = wall;
 	answer_clocks_apart = apart;
@@ -444,7 +444,9 @@ record_unusual(FlushKind kind, bool idle)
 
 	/* a block is a chain of its own; what goes before it makes another */
 	if (begins_block ||
-		(answer_kind == OTHERS && waited_us > chain_longest_gap_us()))
+		(answer_kind == OTHERS && waited_us > chain_longest_gap_us()) ||
+		(outside_block && monotonic_ns >= client_next_fold_ns &&
+		 chain_is_endless()))
 		chain_end();
 	if (!chain_is_open())
 		chain_open(server_us == NO_SAMPLE ? 0 : request_at);

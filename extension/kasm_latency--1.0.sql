@@ -46,6 +46,7 @@ CREATE FUNCTION kasm_latency.client_figures(
     OUT turnaround_s double precision,
     OUT in_transaction_wait_s double precision,
     OUT chains bigint,
+    OUT chain_round_trips bigint,
     OUT chain_s double precision,
     OUT chain_network_s double precision,
     OUT chain_server_s double precision,
@@ -218,24 +219,78 @@ END
 $$;
 COMMENT ON FUNCTION kasm_latency.refuse(text) IS 'Raises an error about an argument';
 
+CREATE FUNCTION kasm_latency.argument(name text, value double precision)
+RETURNS double precision
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN value = 'NaN' THEN kasm_latency.refuse(name || ' must not be NaN')::double precision
+                WHEN value < 0 THEN kasm_latency.refuse(name || ' must not be negative')::double precision
+                ELSE value END
+$$;
+COMMENT ON FUNCTION kasm_latency.argument(text, double precision) IS 'An argument that is a time, or an error that names it';
+
+CREATE FUNCTION kasm_latency.argument(name text, value integer)
+RETURNS integer
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN value <= 0 THEN kasm_latency.refuse(name || ' must be greater than zero')::integer
+                ELSE value END
+$$;
+COMMENT ON FUNCTION kasm_latency.argument(text, integer) IS 'An argument that counts something, or an error that names it';
+
+CREATE FUNCTION kasm_latency.rounded(value double precision, digits integer)
+RETURNS double precision
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN value IN ('Infinity', '-Infinity', 'NaN') THEN value
+                ELSE round(value::numeric, digits)::double precision END
+$$;
+COMMENT ON FUNCTION kasm_latency.rounded(double precision, integer) IS 'A figure for a column, without digits that mean nothing';
+
 CREATE FUNCTION kasm_latency.path_class(rtt_ms double precision)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN rtt_ms IS NULL THEN NULL
-        WHEN rtt_ms = 'NaN' OR rtt_ms < 0
-            THEN kasm_latency.refuse(format('rtt_ms must not be %s',
-                                            CASE WHEN rtt_ms = 'NaN' THEN 'NaN' ELSE 'negative' END))
-        WHEN rtt_ms < 1 THEN 'same zone'
-        WHEN rtt_ms < 5 THEN 'same region'
-        WHEN rtt_ms < 10 THEN 'single-digit'
-        WHEN rtt_ms < 100 THEN 'cross-region'
+        WHEN ms IS NULL THEN NULL
+        WHEN ms < 1 THEN 'same zone'
+        WHEN ms < 5 THEN 'same region'
+        WHEN ms < 10 THEN 'single-digit'
+        WHEN ms < 100 THEN 'cross-region'
         ELSE 'intercontinental'
     END
+    FROM kasm_latency.argument('rtt_ms', rtt_ms) AS a (ms)
 $$;
 COMMENT ON FUNCTION kasm_latency.path_class(double precision) IS 'What kind of path a round trip of that many milliseconds is typical of';
+
+CREATE FUNCTION kasm_latency.launch_cost(
+    queries integer, rtt_ms double precision, server_ms double precision DEFAULT 0)
+RETURNS double precision
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT kasm_latency.rounded(
+        kasm_latency.argument('queries', queries)
+        * (kasm_latency.argument('rtt_ms', rtt_ms) + kasm_latency.argument('server_ms', server_ms)), 3)
+$$;
+COMMENT ON FUNCTION kasm_latency.launch_cost(integer, double precision, double precision) IS 'Milliseconds that so many sequential queries take: queries * (rtt_ms + server_ms)';
+
+CREATE FUNCTION kasm_latency.launch_capacity(
+    connections integer, queries integer, rtt_ms double precision, server_ms double precision DEFAULT 0)
+RETURNS double precision
+LANGUAGE sql VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN cost.ms = 0 THEN 'Infinity'
+                ELSE kasm_latency.rounded(
+                    kasm_latency.argument('connections', connections) * 1000.0 / cost.ms, 3) END
+    FROM kasm_latency.launch_cost(queries, rtt_ms, server_ms) AS cost (ms)
+$$;
+COMMENT ON FUNCTION kasm_latency.launch_capacity(integer, integer, double precision, double precision) IS 'Launches per second that a pool of so many connections can carry at that distance';
 
 CREATE FUNCTION kasm_latency.ms_text(ms double precision)
 RETURNS text
@@ -338,14 +393,77 @@ $$;
 COMMENT ON FUNCTION kasm_latency.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address';
 
 
+CREATE FUNCTION kasm_latency.read_kasm_hosts(notices boolean)
+RETURNS TABLE (host text, zone text)
+LANGUAGE plpgsql VOLATILE ROWS 20
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    managers regclass;
+    zones regclass;
+    problem text;
+BEGIN
+    -- Whoever reads runs this.  So only plain tables and plain types: reading a
+    -- view, a foreign table, a row security policy or a cast of somebody's own
+    -- would run somebody else's code with the reader's rights.
+    SELECT max(c.oid) FILTER (WHERE c.relname = 'managers'), max(c.oid) FILTER (WHERE c.relname = 'zones')
+    INTO managers, zones
+    FROM pg_class AS c
+    WHERE c.relname IN ('managers', 'zones') AND c.relnamespace = to_regnamespace('public')
+      AND c.relkind = 'r' AND NOT c.relrowsecurity;
+
+    IF managers IS NULL OR zones IS NULL THEN
+        problem := 'there are no tables public.managers and public.zones in this database';
+    ELSE
+        SELECT format('%s.%s is missing, or of an unexpected type', w.relation, w.attname)
+        INTO problem
+        FROM (VALUES (managers, 'manager_hostname', true), (managers, 'zone_id', false),
+                     (zones, 'zone_id', false), (zones, 'zone_name', true)) AS w (relation, attname, is_text)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            JOIN pg_type AS t ON t.oid = a.atttypid
+            WHERE a.attrelid = w.relation AND a.attname = w.attname AND a.attnum > 0 AND NOT a.attisdropped
+              AND t.typnamespace = 'pg_catalog'::regnamespace AND (t.typcategory = 'S' OR NOT w.is_text))
+        LIMIT 1;
+    END IF;
+    IF problem IS NULL THEN
+        BEGIN
+            RETURN QUERY EXECUTE format($query$
+                SELECT DISTINCT regexp_replace(m.manager_hostname::text, '[[:cntrl:]]', '?', 'g'),
+                       regexp_replace(z.zone_name::text, '[[:cntrl:]]', '?', 'g')
+                FROM ONLY %s AS m LEFT JOIN ONLY %s AS z ON z.zone_id::text = m.zone_id::text
+                WHERE m.manager_hostname <> ''
+                ORDER BY 1, 2 $query$, managers, zones);
+        EXCEPTION WHEN OTHERS THEN
+            problem := SQLERRM;
+        END;
+    END IF;
+    IF problem IS NOT NULL AND notices THEN
+        RAISE NOTICE 'kasm_latency: no host names from Kasm''s own tables: %', problem;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.read_kasm_hosts(boolean) IS 'What kasm_hosts() returns; says why there is nothing, if asked to';
+
+CREATE FUNCTION kasm_latency.kasm_hosts()
+RETURNS TABLE (host text, zone text)
+LANGUAGE sql VOLATILE ROWS 20
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM kasm_latency.read_kasm_hosts(true)
+$$;
+COMMENT ON FUNCTION kasm_latency.kasm_hosts() IS 'Names and zones of Web Apps from Kasm''s own tables; nothing, and a notice, where these cannot be read';
+
 /*
  * 5. The rules
  */
 
 CREATE VIEW kasm_latency.verdicts AS
     SELECT * FROM (VALUES
-        ('out_of_band', 6, 'critical', 'even the fastest round trip took as long as the limit or longer'),
-        ('unproven', 5, 'warning', 'near by one sign and far by another: see the reason'),
+        ('out_of_band', 7, 'critical', 'even the fastest round trip took as long as the limit or longer'),
+        ('unproven', 6, 'warning', 'near by one sign and far by another: see the reason'),
+        ('unexpected_client', 5, 'warning', 'registered in a role that has no business with the database'),
         ('slow_turnaround', 4, 'info', 'the path is near; the client pauses between queries, or the path is congested at times'),
         ('in_band', 3, NULL, 'proven from both sides to be near'),
         ('floor_only', 2, NULL, 'near by the kernel''s word, if nothing stands between; too few exchanges to prove it'),
@@ -394,7 +512,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
 CREATE FUNCTION kasm_latency.verdict(
-    measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
+    role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
     p10_ms double precision, p50_ms double precision,
     limit_ms double precision, min_samples bigint)
 RETURNS text
@@ -403,6 +521,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
         WHEN NOT measured THEN 'no_data'
+        WHEN role IN ('proxy', 'agent') THEN 'unexpected_client'
         WHEN mixed THEN 'unproven'
         WHEN rtt_ms >= limit_ms THEN 'out_of_band'
         WHEN samples < min_samples THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
@@ -411,10 +530,10 @@ AS $$
         ELSE 'in_band'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency.verdict(boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
+COMMENT ON FUNCTION kasm_latency.verdict(text, boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
 CREATE FUNCTION kasm_latency.reason(
-    verdict text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
+    verdict text, role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
     near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
     samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
 RETURNS text
@@ -422,6 +541,9 @@ LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN verdict = 'unexpected_client' THEN
+            format('It is registered as %s, and such a host has no business with the database; yet it made connections, '
+                   'with %s exchanges.', role, round_trips)
         WHEN mixed AND rtt_ms < limit_ms THEN
             format('Of %s connections %s took %s or longer for their fastest round trip, the others less (the newest %s), '
                    'over %s exchanges: hosts at different distances share this address, as behind NAT or docker-proxy, '
@@ -449,7 +571,8 @@ AS $$
                    coalesce(kasm_latency.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency.ms_text(p10_ms),
                    kasm_latency.ms_text(p50_ms), round_trips, kasm_latency.ms_text(limit_ms))
     END
-    || CASE WHEN rtt_age_minutes >= 120
+    || CASE WHEN verdict = 'unexpected_client' THEN ''
+            WHEN rtt_age_minutes >= 120
             THEN format(' (The fastest round trip is of %s hours ago, when the newest connection was made.)',
                         rtt_age_minutes / 60)
             WHEN rtt_age_minutes > extract(epoch FROM kasm_latency.recent()) / 60
@@ -457,7 +580,7 @@ AS $$
                         rtt_age_minutes)
             ELSE '' END
 $$;
-COMMENT ON FUNCTION kasm_latency.reason(text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
+COMMENT ON FUNCTION kasm_latency.reason(text, text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
 
 CREATE FUNCTION kasm_latency.remedy(verdict text, mixed boolean)
 RETURNS text
@@ -465,6 +588,10 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN verdict = 'unexpected_client' THEN
+            'Dedicated Proxy nodes and agents need no database connection, they talk to the Web Apps by HTTPS: find out in '
+            'kasm_latency.connections what connects, and take the database out of its configuration. If it is a Web App '
+            'after all, register it as one.'
         WHEN mixed THEN
             'Check first, in kasm_latency.connections, how far each connection is, and what they belong to; then give '
             'each Web App an address of its own towards the database.'
@@ -492,6 +619,9 @@ RETURNS TABLE (
     p10_ms double precision, p50_ms double precision,
     near bigint, far bigint, near_since bigint, far_since bigint, mixed boolean, samples bigint,
     rtts bytea, ceilings bytea, server_times bytea,
+    network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    chains bigint, chain_round_trips bigint, chain_s double precision, chain_network_s double precision, chain_server_s double precision,
+    chain_lengths bytea, chain_durations bytea,
     retransmits bigint, judged boolean, verdict text, rank integer, severity text,
     first_seen timestamptz, last_seen timestamptz)
 LANGUAGE sql VOLATILE ROWS 200
@@ -500,11 +630,15 @@ AS $$
     WITH setting AS MATERIALIZED (
         SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
                kasm_latency.app_roles() AS app_roles),
+    kasm AS MATERIALIZED (
+        SELECT lower(k.host) AS host, k.zone FROM kasm_latency.read_kasm_hosts(false) AS k WHERE k.zone IS NOT NULL),
     counted AS MATERIALIZED (
         SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
                f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
                f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
                f.rtts, f.ceilings, f.server_times, f.first_seen, f.last_seen,
+               f.network_s, f.server_s, f.in_transaction_wait_s,
+               f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
                -- the exact minimum is sharper than the cell that it fell into
                greatest(kasm_latency.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
                greatest(kasm_latency.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
@@ -522,12 +656,14 @@ AS $$
         FROM counted AS c, setting AS s)
     SELECT f.client_addr,
            coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
-           h.host, h.role, h.zone,
+           h.host, h.role, coalesce(h.zone, k.zone),
            f.connections, f.round_trips, f.transactions,
            f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
            f.p10_ms, f.p50_ms,
            f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
            f.rtts, f.ceilings, f.server_times,
+           f.network_s, f.server_s, f.in_transaction_wait_s,
+           f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
            f.retransmits,
            h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR coalesce(u.rolname = ANY (s.app_roles), false)),
            v.verdict, v.rank, v.severity,
@@ -535,12 +671,20 @@ AS $$
     FROM setting AS s
     CROSS JOIN figures AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    -- a zone that nobody registered, by the name that Kasm has for the host
+    LEFT JOIN LATERAL (
+        SELECT k.zone
+        FROM unnest(ARRAY[lower(f.resolved_name), lower(split_part(f.resolved_name, '.', 1)),
+                          lower(h.host), host(f.client_addr)]) WITH ORDINALITY AS n (name, place)
+        JOIN kasm AS k ON k.host = n.name
+        ORDER BY n.place, k.zone
+        LIMIT 1) AS k ON h.zone IS NULL
     -- who comes by a Unix-domain socket is on this machine, by the kernel's word
     CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
     CROSS JOIN LATERAL kasm_latency.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
-        f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
+        h.role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
         f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
@@ -646,7 +790,7 @@ CREATE VIEW kasm_latency.flagged AS
     SELECT w.severity, w.host, w.role, w.zone, a.client_addrs, w.verdict,
            w.rtt_ms, w.p10_ms AS turnaround_p10_ms, w.p50_ms AS turnaround_p50_ms,
            l.limit_ms, a.round_trips,
-           kasm_latency.reason(w.verdict, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
+           kasm_latency.reason(w.verdict, w.role, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
                                w.far_since, w.round_trips, w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
            kasm_latency.remedy(w.verdict, w.mixed) AS remedy,
            a.last_seen
@@ -656,6 +800,157 @@ CREATE VIEW kasm_latency.flagged AS
     WHERE w.severity IN ('critical', 'warning')
     ORDER BY w.rank DESC, w.rtt_ms DESC NULLS LAST, w.host;
 COMMENT ON VIEW kasm_latency.flagged IS 'Hosts that are not fine, worst first, with the figures of their worst client, the reason and the remedy';
+
+CREATE FUNCTION kasm_latency.host_impact(since interval)
+RETURNS TABLE (
+    host text, verdict text, round_trips bigint, transactions bigint,
+    round_trips_per_transaction double precision,
+    network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    network_share double precision, launch_ms double precision, launch_ms_colocated double precision,
+    chain_p50 integer, chain_p95 integer, chain_p50_ms double precision, chain_p95_ms double precision,
+    server_share double precision, client_share double precision, chains bigint,
+    role text, judged boolean, rtt_ms double precision, server_p50_ms double precision,
+    round_trip_in_chain_ms double precision)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH summed AS (
+        SELECT c.host,
+               (array_agg(c.role ORDER BY c.judged DESC, c.rank DESC))[1] AS role,
+               (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1] AS verdict,
+               (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1] AS rank,
+               bool_or(c.judged) AS judged,
+               sum(c.round_trips)::bigint AS round_trips,
+               sum(c.transactions)::bigint AS transactions,
+               max(c.rtt_ms) AS rtt_ms,
+               sum(c.network_s) AS network_s,
+               sum(c.server_s) AS server_s,
+               sum(c.in_transaction_wait_s) AS in_transaction_wait_s,
+               sum(c.chains)::bigint AS chains,
+               sum(c.chain_round_trips) AS chain_round_trips,
+               sum(c.chain_s) AS chain_s,
+               sum(c.chain_network_s) AS chain_network_s,
+               sum(c.chain_server_s) AS chain_server_s,
+               kasm_latency.merge_histograms(c.chain_lengths) AS chain_lengths,
+               kasm_latency.merge_histograms(c.chain_durations) AS chain_durations,
+               kasm_latency.merge_histograms(c.server_times) AS server_times
+        FROM kasm_latency.judged_clients(since) AS c
+        GROUP BY c.host),
+    figures AS (
+        SELECT s.*,
+               kasm_latency.percentile_whole(s.chain_lengths, 0.5) AS chain_p50,
+               kasm_latency.percentile_ms(s.server_times, 0.5) AS server_p50_ms,
+               -- no more than the chain took: a floor of whole microseconds may be one too long
+               least(s.chain_network_s / nullif(s.chain_s, 0), 1) AS network_share,
+               least(s.chain_server_s / nullif(s.chain_s, 0), 1) AS server_share
+        FROM summed AS s)
+    SELECT f.host, f.verdict, f.round_trips, f.transactions,
+           kasm_latency.rounded(f.round_trips / nullif(f.transactions, 0)::double precision, 1),
+           kasm_latency.rounded(f.network_s, 3), kasm_latency.rounded(f.server_s, 3),
+           kasm_latency.rounded(f.in_transaction_wait_s, 3),
+           kasm_latency.rounded(f.network_share, 3),
+           kasm_latency.launch_cost(coalesce(f.chain_p50, 10), f.rtt_ms, coalesce(f.server_p50_ms, 0)),
+           kasm_latency.launch_cost(coalesce(f.chain_p50, 10), 0.5, coalesce(f.server_p50_ms, 0)),
+           f.chain_p50, kasm_latency.percentile_whole(f.chain_lengths, 0.95),
+           kasm_latency.percentile_ms(f.chain_durations, 0.5),
+           kasm_latency.percentile_ms(f.chain_durations, 0.95),
+           kasm_latency.rounded(f.server_share, 3),
+           kasm_latency.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
+           f.chains, f.role, f.judged, f.rtt_ms, f.server_p50_ms,
+           kasm_latency.rounded(1000 * f.chain_s / nullif(f.chain_round_trips, 0), 3)
+    FROM figures AS f
+    ORDER BY f.rank DESC, f.network_s DESC, f.host
+$$;
+COMMENT ON FUNCTION kasm_latency.host_impact(interval) IS 'What impact, diagnose and placement_plan are made of, over a span of up to an hour; NULL is the setting recent';
+
+CREATE VIEW kasm_latency.impact AS
+    SELECT i.host, i.verdict, i.round_trips, i.transactions, i.round_trips_per_transaction,
+           i.network_s, i.server_s, i.in_transaction_wait_s, i.network_share,
+           i.launch_ms, i.launch_ms_colocated, i.chain_p50, i.chain_p95, i.chain_p50_ms, i.chain_p95_ms
+    FROM kasm_latency.host_impact(NULL) AS i;
+COMMENT ON VIEW kasm_latency.impact IS 'What each host''s distance costs over the recent span, worst first';
+
+CREATE FUNCTION kasm_latency.diagnose()
+RETURNS TABLE (
+    host text, verdict text, network_share double precision, server_share double precision,
+    client_share double precision, chain_p50 integer, chain_p50_ms double precision, conclusion text)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.host, i.verdict, i.network_share, i.server_share, i.client_share, i.chain_p50, i.chain_p50_ms,
+           CASE c.bound
+               WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
+               ELSE format('%s: typically %s, %s in all (%s each): network %s %% (%s), server %s %%, client %s %%',
+                           c.bound, CASE i.chain_p50 WHEN 1 THEN '1 query' ELSE i.chain_p50 || ' queries in a row' END,
+                           kasm_latency.ms_text(i.chain_p50_ms), kasm_latency.ms_text(i.round_trip_in_chain_ms),
+                           round(100 * i.network_share),
+                           coalesce('a round trip takes ' || kasm_latency.ms_text(i.rtt_ms), 'a Unix-domain socket'),
+                           round(100 * i.server_share), round(100 * i.client_share))
+                    || CASE WHEN i.verdict = 'unproven' AND c.bound <> 'network-bound'
+                            THEN '; a pooler or proxy may hide a distance: see flagged' ELSE '' END
+           END
+    FROM kasm_latency.host_impact(NULL) AS i
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN i.chains = 0 THEN 'no data'
+            -- a query that is answered within the limit, all in all, makes nobody wait
+            WHEN i.round_trip_in_chain_ms < kasm_latency.limit_ms() THEN 'healthy'
+            WHEN i.network_share >= greatest(i.server_share, i.client_share) THEN 'network-bound'
+            WHEN i.server_share >= i.client_share THEN 'server-bound'
+            ELSE 'client-bound'
+        END) AS c (bound)
+    WHERE i.judged
+    ORDER BY array_position(ARRAY['network-bound', 'server-bound', 'client-bound', 'healthy', 'no data'], c.bound),
+             i.chain_p50_ms DESC NULLS LAST, i.host
+$$;
+COMMENT ON FUNCTION kasm_latency.diagnose() IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server and client in its runs of queries, and a conclusion; the distant first';
+
+CREATE FUNCTION kasm_latency.placement_plan(host text DEFAULT NULL, queries integer DEFAULT NULL)
+RETURNS TABLE (
+    host text, option text, web_apps integer, queries integer, rtt_ms double precision,
+    launch_ms double precision, launches_per_s double precision, says text)
+LANGUAGE sql VOLATILE ROWS 30
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH asked AS MATERIALIZED (
+        SELECT kasm_latency.argument('queries', placement_plan.queries) AS queries),
+    hosts AS MATERIALIZED (
+        SELECT i.host, i.verdict, i.rtt_ms, coalesce(i.server_p50_ms, 0) AS server_ms,
+               coalesce(a.queries, i.chain_p50, 10) AS queries,
+               -- SQLAlchemy's pool as Kasm sets it up: pool_size 10 and max_overflow 20
+               30 AS pool, 0.5::double precision AS colocated_ms,
+               row_number() OVER () AS place
+        -- by way of "asked", so that a bad argument is refused where there is no host too
+        FROM asked AS a
+        CROSS JOIN LATERAL kasm_latency.host_impact(CASE WHEN a.queries > 0 THEN NULL::interval END) AS i
+        WHERE i.role = 'webapp' AND i.judged AND i.rtt_ms IS NOT NULL
+          AND (placement_plan.host IS NULL OR i.host = placement_plan.host)),
+    costs AS MATERIALIZED (
+        SELECT h.*,
+               kasm_latency.launch_cost(h.queries, h.rtt_ms, h.server_ms) AS today_ms,
+               -- its users' proxy stays in their region, and asks the Web App once per session
+               kasm_latency.launch_cost(h.queries, h.colocated_ms, h.server_ms) + h.rtt_ms AS moved_ms
+        FROM hosts AS h)
+    SELECT c.host, o.option, o.web_apps, c.queries, o.rtt_ms,
+           kasm_latency.rounded(o.launch_ms, 3),
+           kasm_latency.rounded(o.web_apps * c.pool * 1000.0 / nullif(o.holds_ms, 0), 1),
+           o.says
+    FROM costs AS c
+    CROSS JOIN LATERAL (VALUES
+        (1, 'today', 1, c.rtt_ms, c.today_ms, c.today_ms,
+         format('%s queries, one after the other, over %s each.', c.queries, kasm_latency.ms_text(c.rtt_ms))),
+        (2, 'moved beside the database', 1, c.colocated_ms, c.moved_ms, c.moved_ms - c.rtt_ms,
+         CASE WHEN c.moved_ms < c.today_ms
+              THEN format('Saves %s of each launch: the queries stay in the database''s zone, and a Dedicated Proxy left '
+                          'behind asks the control plane once per session, over %s.',
+                          kasm_latency.ms_text(c.today_ms - c.moved_ms), kasm_latency.ms_text(c.rtt_ms))
+              ELSE 'Gains nothing: it is near already.' END),
+        (3, 'one more Web App where it is', 2, c.rtt_ms, c.today_ms, c.today_ms,
+         'Does not help: more launches at a time, each as slow as today, and each holding its locks as long.')
+    ) AS o (place, option, web_apps, rtt_ms, launch_ms, holds_ms, says)
+    ORDER BY c.place, o.place
+$$;
+COMMENT ON FUNCTION kasm_latency.placement_plan(text, integer) IS 'Per Web App: a launch today, with the Web App moved beside the database, and with one more where it is';
 
 CREATE VIEW kasm_latency.connections AS
     SELECT c.pid, coalesce(c.client_addr, a.client_addr) AS client_addr, h.host,
@@ -667,6 +962,36 @@ CREATE VIEW kasm_latency.connections AS
     LEFT JOIN pg_database AS d ON d.oid = coalesce(nullif(c.database_oid, 0), a.datid)
     LEFT JOIN pg_roles AS u ON u.oid = coalesce(nullif(c.role_oid, 0), a.usesysid);
 COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it connected';
+
+CREATE VIEW kasm_latency.blocking AS
+    WITH waits AS MATERIALIZED (
+        SELECT w.pid, b.pid AS blocking_pid,
+               -- the lock manager's own time of it where there is one (from PostgreSQL 14 on)
+               coalesce((SELECT min((to_jsonb(l) ->> 'waitstart')::timestamptz)
+                         FROM pg_locks AS l WHERE l.pid = w.pid AND NOT l.granted),
+                        w.query_start) AS since
+        FROM pg_stat_activity AS w
+        CROSS JOIN LATERAL (SELECT DISTINCT * FROM unnest(pg_blocking_pids(w.pid))) AS b (pid)
+        WHERE w.wait_event_type = 'Lock'),
+    hosts AS MATERIALIZED (
+        SELECT h.host, h.verdict FROM kasm_latency.host_stats(NULL) AS h WHERE EXISTS (SELECT FROM waits))
+    SELECT w.pid AS waiting_pid,
+           coalesce(wc.host, wa.backend_type) AS waiting_host,
+           w.blocking_pid,
+           CASE WHEN w.blocking_pid = 0 THEN '(prepared transaction)'
+                ELSE coalesce(bc.host, ba.backend_type) END AS blocking_host,
+           h.verdict AS blocking_verdict,
+           kasm_latency.rounded(greatest(extract(epoch FROM clock_timestamp() - w.since), 0) * 1000, 3) AS waited_ms,
+           coalesce(ba.state LIKE 'idle in transaction%' OR ba.wait_event = 'ClientRead', false)
+               AS blocker_waits_for_client
+    FROM waits AS w
+    LEFT JOIN pg_stat_activity AS wa ON wa.pid = w.pid
+    LEFT JOIN pg_stat_activity AS ba ON ba.pid = w.blocking_pid
+    LEFT JOIN kasm_latency.connections AS wc ON wc.pid = w.pid
+    LEFT JOIN kasm_latency.connections AS bc ON bc.pid = w.blocking_pid
+    LEFT JOIN hosts AS h ON h.host = bc.host
+    ORDER BY waited_ms DESC, waiting_pid, blocking_pid;
+COMMENT ON VIEW kasm_latency.blocking IS 'Lock waits as they are now: who waits for which host''s transaction, and whether that waits for its own client meanwhile';
 
 CREATE VIEW kasm_latency.totals AS
     SELECT f.client_addr,

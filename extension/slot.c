@@ -115,10 +115,11 @@ slot_record_chain(uint64 length, int64 us, uint64 server_us, uint64 network_us)
 	if (us != NO_SAMPLE)
 	{
 		figures->counters[CHAINS]++;
+		figures->counters[CHAIN_ROUND_TRIPS] += length;
 		figures->counters[CHAIN_US] += us;
 		figures->counters[CHAIN_SERVER_US] += server_us;
 		figures->counters[CHAIN_NETWORK_US] += network_us;
-		figures->cells[CHAIN_DURATIONS_AT + histogram_cell(us) / 2]++;
+		figures->cells[CHAIN_DURATIONS_AT + histogram_cell(us)]++;
 	}
 	slot_end_change(MySlot);
 }

@@ -34,44 +34,48 @@ typedef enum Counter
 	NETWORK_US,			/* exchanges times the floor of that time */
 	RETRANSMITS,		/* TCP segments the server sent again */
 	CHAINS,				/* chains that have ended, and that were timed */
+	CHAIN_ROUND_TRIPS,	/* their exchanges */
 	CHAIN_US,			/* their durations */
 	CHAIN_SERVER_US,	/* of that, server time */
 	CHAIN_NETWORK_US,	/* of that, exchanges times the floor */
 	N_COUNTERS
 } Counter;
 
-/* Histograms of latencies */
-typedef enum Histogram
-{
-	CEILINGS, /* turnarounds that bound the round trip from above */
-	OTHERS,	  /* turnarounds that may be another client's, or a pause */
-	SERVER,	  /* server times */
-	N_HISTOGRAMS
-} Histogram;
-
 /*
- * What follows an exchange that leaves a transaction open is a ceiling, what
- * follows another is not: so one number names histogram and counter.
+ * Turnarounds.  What follows an exchange that leaves a transaction open is a
+ * ceiling, what follows another is not: so one number names histogram and
+ * counter.
  */
-#define TURNAROUND_US(histogram) ((Counter) (TURNAROUND_OPEN_US + (histogram)))
+typedef enum Turnaround
+{
+	CEILINGS, /* bound the round trip from above */
+	OTHERS	  /* may be another client's, or a pause */
+} Turnaround;
+
+#define TURNAROUND_US(turnaround)                                             \
+	((Counter) (TURNAROUND_OPEN_US + (turnaround)))
 
 StaticAssertDecl(CEILINGS == 0 && OTHERS == 1 &&
 					 TURNAROUND_IDLE_US == TURNAROUND_OPEN_US + 1,
-				 "turnarounds are counted by the number of their histogram");
+				 "turnarounds are counted by their kind's number");
 
 /*
- * The lengths of chains are counted on the scale of the histograms, where up
- * to 20 each number has a cell of its own; the last cell holds all from 280
- * on.  Their durations are counted coarsely.  Both are there for memory's
- * sake no finer than need be.
+ * Where the cells of each histogram begin.  For memory's sake two are no finer
+ * than need be: turnarounds that are no ceilings are counted coarsely; and of
+ * the lengths of chains, which are whole numbers on the same scale, up to 20
+ * each has a cell of its own, and the last cell holds all from 280 on.
  */
 #define CHAIN_LENGTH_CELLS 60
-
-/* all cells of a connection, a client, a minute, and where each kind begins */
-#define HISTOGRAM_AT(histogram) ((histogram) *HISTOGRAM_CELLS)
-#define CHAIN_DURATIONS_AT HISTOGRAM_AT(N_HISTOGRAMS)
-#define CHAIN_LENGTHS_AT (CHAIN_DURATIONS_AT + COARSE_HISTOGRAM_CELLS)
+#define CEILINGS_AT 0
+#define OTHERS_AT (CEILINGS_AT + HISTOGRAM_CELLS)
+#define SERVER_AT (OTHERS_AT + COARSE_HISTOGRAM_CELLS)
+#define CHAIN_DURATIONS_AT (SERVER_AT + HISTOGRAM_CELLS)
+#define CHAIN_LENGTHS_AT (CHAIN_DURATIONS_AT + HISTOGRAM_CELLS)
 #define N_CELLS (CHAIN_LENGTHS_AT + CHAIN_LENGTH_CELLS)
+
+/* the cell of a turnaround: one number is histogram and coarseness */
+#define TURNAROUND_CELL(turnaround, us)                                       \
+	((turnaround) *OTHERS_AT + (histogram_cell(us) >> (turnaround)))
 
 /* no such sample in this exchange */
 #define NO_SAMPLE INT64CONST(-1)
@@ -140,7 +144,7 @@ StaticAssertDecl(
 	offsetof(Slot, next) % PG_CACHE_LINE_SIZE == 0 &&
 		offsetof(Slot, next) >= offsetof(Slot, figures) + sizeof(Figures),
 	"a slot's links must not share a cache line with its figures");
-StaticAssertDecl(sizeof(Slot) <= 4096 && sizeof(Figures) == 3920,
+StaticAssertDecl(sizeof(Slot) <= 4096 && sizeof(Figures) == 3928,
 				 "a slot has grown: see Memory in docs/reference.md");
 
 /* the calling backend's; NULL before its first ReadyForQuery */
@@ -176,13 +180,13 @@ slot_end_change(Slot *slot)
 /*
  * Record one exchange in the calling backend's slot.  Times that were not
  * measured are NO_SAMPLE; "waited" tells what kept the turnaround waiting,
- * "turnaround_kind" what it is good for: the same but for connections that
+ * "kind" what it is good for: the same but for connections that
  * pipeline; "ends_transaction" is 0 or 1.
  *
  * Runs at the end of every exchange, and so is inline: keep it short.
  */
 static pg_attribute_always_inline void
-slot_record(int64 turnaround_us, Histogram waited, Histogram turnaround_kind,
+slot_record(int64 turnaround_us, Turnaround waited, Turnaround kind,
 			int64 server_us, uint64 ends_transaction, TimestampTz now)
 {
 	Slot *slot = MySlot;
@@ -203,10 +207,8 @@ slot_record(int64 turnaround_us, Histogram waited, Histogram turnaround_kind,
 	if (likely(turnaround_us >= 0))
 	{
 		slot->figures.counters[TURNAROUND_US(waited)] += turnaround_us;
-		slot->figures.cells[HISTOGRAM_AT(turnaround_kind) +
-							histogram_cell(turnaround_us)]++;
-		if (unlikely(turnaround_us < slot->pending_min_us) &&
-			turnaround_kind == CEILINGS)
+		slot->figures.cells[TURNAROUND_CELL(kind, turnaround_us)]++;
+		if (unlikely(turnaround_us < slot->pending_min_us) && kind == CEILINGS)
 		{
 			slot->pending_min_us = (uint32) turnaround_us;
 			if (turnaround_us < slot->turnaround_min_us)
@@ -216,8 +218,7 @@ slot_record(int64 turnaround_us, Histogram waited, Histogram turnaround_kind,
 	if (likely(server_us >= 0))
 	{
 		slot->figures.counters[SERVER_US] += server_us;
-		slot->figures
-			.cells[HISTOGRAM_AT(SERVER) + histogram_cell(server_us)]++;
+		slot->figures.cells[SERVER_AT + histogram_cell(server_us)]++;
 	}
 	slot->last_seen = now;
 

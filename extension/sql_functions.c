@@ -175,10 +175,16 @@ put_row(FunctionCallInfo fcinfo, Row *row)
 static bytea *
 histogram_out(const uint64 *counts, int n_cells)
 {
-	char data[HISTOGRAM_CELLS * FILLED_CELL_SIZE];
-	char *at = data;
+	Size size = VARHDRSZ;
 	bytea *result;
+	char *at;
 
+	for (int i = 0; i < n_cells; i++)
+		if (counts[i] != 0)
+			size += FILLED_CELL_SIZE;
+	result = palloc(size);
+	SET_VARSIZE(result, size);
+	at = VARDATA(result);
 	for (int i = 0; i < n_cells; i++)
 	{
 		if (counts[i] == 0)
@@ -187,9 +193,6 @@ histogram_out(const uint64 *counts, int n_cells)
 		memcpy(at, &counts[i], sizeof(uint64));
 		at += sizeof(uint64);
 	}
-	result = palloc(VARHDRSZ + (at - data));
-	SET_VARSIZE(result, VARHDRSZ + (at - data));
-	memcpy(VARDATA(result), data, at - data);
 	return result;
 }
 
@@ -475,18 +478,20 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_seconds(&row, figures->counters[TURNAROUND_OPEN_US] +
 							  figures->counters[IDLE_OPEN_US]);
 		add_count(&row, figures->counters[CHAINS]);
+		add_count(&row, figures->counters[CHAIN_ROUND_TRIPS]);
 		add_seconds(&row, figures->counters[CHAIN_US]);
 		add_seconds(&row, figures->counters[CHAIN_NETWORK_US]);
 		add_seconds(&row, figures->counters[CHAIN_SERVER_US]);
 		add_histogram(&row, figures->floors);
-		for (int h = 0; h < N_HISTOGRAMS; h++)
-			add_histogram(&row, figures->cells + HISTOGRAM_AT(h));
+		add_histogram(&row, figures->cells + CEILINGS_AT);
+		add_value(&row, PointerGetDatum(
+							coarse_histogram_out(figures->cells + OTHERS_AT)));
+		add_histogram(&row, figures->cells + SERVER_AT);
 		add_histogram(&row, reading->ceilings_since_floor);
 		add_value(&row,
 				  PointerGetDatum(histogram_out(
 					  figures->cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS)));
-		add_value(&row, PointerGetDatum(coarse_histogram_out(
-							figures->cells + CHAIN_DURATIONS_AT)));
+		add_histogram(&row, figures->cells + CHAIN_DURATIONS_AT);
 		add_time(&row, reading->first_seen);
 		add_time(&row, reading->last_seen);
 		add_time(&row, reading->stats_since);

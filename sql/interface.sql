@@ -39,6 +39,10 @@ FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency';
 SELECT sum(count) > 0 AS counted, round(sum(share)::numeric, 2) AS share FROM kasm_latency.histogram('server');
 SELECT count(*) FROM kasm_latency.histogram('server', 'no such host');
 SELECT count(*) >= 1 AS client_stats FROM kasm_latency.client_stats('1 hour');
+SELECT count(*) >= 1 AS impact FROM kasm_latency.impact;
+SELECT count(*) >= 1 AS diagnose FROM kasm_latency.diagnose();
+SELECT count(*) AS blocking FROM kasm_latency.blocking;
+SELECT count(*) AS placement_plan FROM kasm_latency.placement_plan('no such host');
 SELECT count(*) >= 1 AS host_stats FROM kasm_latency.host_stats('1 minute');
 
 -- every exchange of this session is counted once: reading it is one
@@ -63,20 +67,24 @@ FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
 SELECT c.*, kasm_latency.percentile_ms(h, 0.5) FROM hundred, kasm_latency.histogram_cells(h) AS c;
 
 -- the rule of the verdicts, case by case
-SELECT why, kasm_latency.verdict(measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
+SELECT why, kasm_latency.verdict(role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
 FROM (VALUES
-    (1, 'nothing measured', false, 0.4, false, 0, NULL, NULL),
-    (2, 'floor at the limit', true, 10, false, 0, NULL, NULL),
-    (3, 'floor below, ceilings below', true, 9.999, false, 20, 9.999, 9.999),
-    (4, 'floor below, too few ceilings', true, 9.999, false, 19, 50, 50),
-    (5, 'the tenth percentile at the limit', true, 0.4, false, 20, 10, 11),
-    (6, 'the median at the limit', true, 0.4, false, 20, 9.9, 10),
-    (7, 'mixed, the newest near', true, 0.4, true, 100, 0.5, 0.5),
-    (8, 'mixed, the newest far', true, 60, true, 100, 0.5, 0.5),
-    (9, 'no floor, ceilings below', true, NULL, false, 20, 0.5, 0.5),
-    (10, 'no floor, ceilings above', true, NULL, false, 20, 15, 15),
-    (11, 'no floor, few ceilings', true, NULL, false, 5, 15, 15)
-) AS t (n, why, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
+    (1, 'nothing measured', 'webapp', false, 0.4, false, 0, NULL, NULL),
+    (2, 'floor at the limit', 'webapp', true, 10, false, 0, NULL, NULL),
+    (3, 'floor below, ceilings below', 'webapp', true, 9.999, false, 20, 9.999, 9.999),
+    (4, 'floor below, too few ceilings', 'webapp', true, 9.999, false, 19, 50, 50),
+    (5, 'the tenth percentile at the limit', 'webapp', true, 0.4, false, 20, 10, 11),
+    (6, 'the median at the limit', 'webapp', true, 0.4, false, 20, 9.9, 10),
+    (7, 'mixed, the newest near', 'webapp', true, 0.4, true, 100, 0.5, 0.5),
+    (8, 'mixed, the newest far', 'webapp', true, 60, true, 100, 0.5, 0.5),
+    (9, 'no floor, ceilings below', 'webapp', true, NULL, false, 20, 0.5, 0.5),
+    (10, 'no floor, ceilings above', 'webapp', true, NULL, false, 20, 15, 15),
+    (11, 'no floor, few ceilings', 'webapp', true, NULL, false, 5, 15, 15),
+    (12, 'a proxy that connects', 'proxy', true, 0.4, false, 20, 0.5, 0.5),
+    (13, 'an agent, far away', 'agent', true, 120, false, 20, 120, 120),
+    (14, 'a proxy that does not', 'proxy', false, NULL, false, 0, NULL, NULL),
+    (15, 'admin', 'admin', true, 120, false, 0, NULL, NULL)
+) AS t (n, why, role, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
 SELECT why, kasm_latency.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
 FROM (VALUES
     (1, 'all near', 0.4, 10, 0, 10, 0),
@@ -95,13 +103,14 @@ SELECT verdict, rank, severity FROM kasm_latency.verdicts ORDER BY rank DESC;
 SELECT kasm_latency.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
 SELECT reason, kasm_latency.remedy(v, m) AS remedy
 FROM (VALUES
+    ('unexpected_client', true, 0.4, 200, 5, 4, 30, 0, 402, 340, 0.5, 60),
     ('out_of_band', false, 118.2, 0, 0, 3, 0, 340, 402, 340, 119, 121.5),
     ('out_of_band', false, 118.2, 200, 0, 3, 0, 0, 402, 0, NULL, NULL),
     ('unproven', false, 0.4, 20, 5, 0, 0, 340, 402, 340, 119, 121.5),
     ('unproven', true, 0.4, 0, 5, 4, 30, 0, 402, 340, 0.5, 60),
     ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 0.5, 60)
 ) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50),
-LATERAL kasm_latency.reason(v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
+LATERAL kasm_latency.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
 
 DROP EXTENSION kasm_latency;
 SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname = 'kasm_latency';

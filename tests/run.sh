@@ -102,6 +102,11 @@ part_lab() {
 	in_lab scenarios.py
 }
 
+# what a DBA is told of hosts whose distance, load and locks are known
+part_answers() {
+	in_lab answers.py
+}
+
 # instructions of an exchange, a row and a connection, against the budget
 part_cost() {
 	as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" guard
@@ -109,7 +114,7 @@ part_cost() {
 
 # ----- all of them, side by side; what they say one after the other
 
-parts=${*:-lint regress tap lab cost}
+parts=${*:-lint regress tap lab answers cost}
 passed=0 failed=0 skipped=0
 declare -A job
 for part in $parts; do

@@ -1,13 +1,14 @@
 """A client of the lab.
 
     client.py MODE DSN [--seconds S | --launches N] [--queries N] [--pause S]
-              [--think S] [--autocommit] [--sqlalchemy] [--connections N]
+              [--think S] [--autocommit] [--sqlalchemy] [--connections N] [--update]
 
 Modes:
 
 launches    what Kasm does: BEGIN, so many sequential queries, COMMIT (the
             driver sends each by itself and waits), and a pause.  With
-            --autocommit the queries alone.
+            --autocommit the queries alone; with --update the first one
+            updates a row that all launches share.
 pipeline    the same queries in libpq's pipeline mode, by psycopg 3
 bulk        large results and COPY both ways, also read slowly
 slow        a server that takes its time: pg_sleep, a lock, a commit
@@ -37,7 +38,10 @@ def launches(options, counted):
         cursor = conn.cursor()
         for i in range(options.queries):
             time.sleep(options.think)
-            cursor.execute("SELECT %s", (i,))
+            if i == 0 and options.update:
+                cursor.execute("UPDATE launched SET n = n + 1")
+            else:
+                cursor.execute("SELECT %s", (i,))
         if not options.autocommit:
             time.sleep(options.think)
             conn.commit()
@@ -197,6 +201,7 @@ def main():
     parser.add_argument("--think", type=float, default=0)
     parser.add_argument("--autocommit", action="store_true")
     parser.add_argument("--sqlalchemy", action="store_true")
+    parser.add_argument("--update", action="store_true")
     parser.add_argument("--connections", type=int, default=1)
     options = parser.parse_args()
 

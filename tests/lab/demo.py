@@ -79,6 +79,7 @@ def on_loopback(bindir, user, reason):
 def report(server, worst):
     show(server, HOSTS_QUERY)
     show(server, FLAGGED_QUERY, "-x")
+    show(server, "SELECT host, conclusion FROM kasm_latency.diagnose()")
     show(server, f"SELECT * FROM kasm_latency.histogram('turnaround', '{worst}')")
 
 

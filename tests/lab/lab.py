@@ -57,6 +57,16 @@ def enter():
     forward_packets()
 
 
+def name_hosts(names):
+    """Let the server resolve addresses to these names, by /etc/hosts."""
+    with tempfile.NamedTemporaryFile("w") as hosts:
+        hosts.write(open("/etc/hosts").read())
+        hosts.writelines(f"{addr} {name}\n" for addr, name in names.items())
+        hosts.flush()
+        os.chmod(hosts.name, 0o644)
+        run("mount", "--bind", hosts.name, "/etc/hosts")
+
+
 def forward_packets(*inside):
     """Make a namespace a router: the server's, or that of the words."""
     run(*inside, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
@@ -156,9 +166,9 @@ log_min_messages = log
         words = [word for command in commands for word in ("-c", command)]
         return self.command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, *words)
 
-    def rows(self, query):
+    def rows(self, query, dbname="postgres"):
         """A query's rows, as dictionaries of strings; NULL is None."""
-        text = self.psql(query, options=["--csv", "-P", "null=\\N"])
+        text = self.psql(query, options=["--csv", "-P", "null=\\N", "-d", dbname])
         return [{name: None if value == "\\N" else value for name, value in row.items()}
                 for row in csv.DictReader(io.StringIO(text))]
 

@@ -1,0 +1,199 @@
+"""What a DBA is told of four hosts: a Web App nearby, a proxy that has no
+business here, a Web App at 25 ms that only Kasm's own tables name, and one
+at 120 ms; and of two more nearby, one of which runs slow queries, the other
+thinks between its queries.
+
+    answers.py BINDIR USER          hold all that is said against the truth
+    answers.py BINDIR USER show     print it, as psql does
+"""
+import sys
+
+import lab
+
+WIDTH = 120
+HOSTS = {"webapp-1": 0.3, "proxy-1": 3, "webapp-3.example.com": 25, "webapp-eu": 120}
+BUSY = {"webapp-slow": 0.3, "webapp-thinks": 0.3}
+LAUNCHES = {"webapp-1": 60, "proxy-1": 30, "webapp-3.example.com": 20, "webapp-eu": 8, "webapp-thinks": 5}
+KASM_TABLES = """
+CREATE TABLE zones (zone_id uuid PRIMARY KEY, zone_name varchar(255));
+CREATE TABLE managers (manager_id uuid PRIMARY KEY, manager_hostname varchar(255), zone_id uuid REFERENCES zones);
+INSERT INTO zones VALUES ('00000000-0000-0000-0000-00000000000a', 'default'), ('00000000-0000-0000-0000-00000000000b', 'west');
+INSERT INTO managers VALUES ('00000000-0000-0000-0000-000000000001', 'webapp-1', '00000000-0000-0000-0000-00000000000a'),
+                            ('00000000-0000-0000-0000-000000000003', 'WebApp-3', '00000000-0000-0000-0000-00000000000b')
+"""
+# what the documentation shows: psql prints no line of these wider than WIDTH
+QUERIES = [
+    """SELECT host, verdict, network_share AS network, server_share AS server, client_share AS client,
+       chain_p50, chain_p50_ms
+FROM kasm_latency.diagnose()""",
+    "SELECT conclusion FROM kasm_latency.diagnose()",
+    """SELECT host, zone, client_addrs, round_trips, rtt_ms, turnaround_p50_ms AS p50_ms, path, verdict
+FROM kasm_latency.hosts""",
+    """SELECT severity, host, verdict, rtt_ms, turnaround_p10_ms AS p10_ms, limit_ms, round_trips
+FROM kasm_latency.flagged""",
+    """SELECT host, round_trips, network_s, server_s, in_transaction_wait_s AS in_trans_s, network_share AS share,
+       chain_p50, launch_ms, launch_ms_colocated AS colocated_ms
+FROM kasm_latency.impact""",
+    """SELECT option, queries, rtt_ms, launch_ms, launches_per_s, web_apps
+FROM kasm_latency.placement_plan('webapp-eu')""",
+    """SELECT waiting_host, blocking_pid, blocking_host, blocking_verdict, waited_ms,
+       blocker_waits_for_client AS waits_for_client
+FROM kasm_latency.blocking""",
+]
+problems = []
+
+
+def require(condition, problem):
+    if not condition:
+        problems.append(problem)
+
+
+def near(value, wanted, share):
+    return abs(float(value) - wanted) <= share * wanted
+
+
+class Answers:
+    def __init__(self, bindir, user, show):
+        self.user, self.showing = user, show
+        self.names = dict(HOSTS) if show else {**HOSTS, **BUSY}
+        self.server = lab.Server(bindir, user, settings="autovacuum = off\nlog_hostname = on")
+
+    def rows(self, query):
+        return self.server.rows(query, dbname="kasm")
+
+    def by_host(self, relation):
+        return {row["host"]: row for row in self.rows(f"SELECT * FROM {relation}")}
+
+    def show(self, query, *options):
+        if self.showing:
+            print("kasm=# " + query.replace("\n", "\nkasm-# ") + ";")
+        text = self.server.psql(query, options=["-d", "kasm", *options])
+        if self.showing:
+            print(text, end="")
+        if not options:
+            for line in text.splitlines():
+                require(len(line) <= WIDTH or "conclusion" in query, f"wider than {WIDTH}: {line}")
+
+    def prepare(self):
+        self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in self.names.items()}
+        kasm = self.hosts["webapp-3.example.com"]
+        lab.name_hosts({kasm.addr: kasm.name})
+        self.server.start()
+        self.server.psql("CREATE EXTENSION kasm_latency", options=["-d", "kasm"])
+        self.server.psql("SET ROLE kasmapp", KASM_TABLES, "CREATE TABLE launched (n int)",
+                         "INSERT INTO launched VALUES (0)", options=["-d", "kasm"])
+        for name, host in self.hosts.items():
+            if host is not kasm:
+                role, zone = ("proxy", "'west'") if name == "proxy-1" else ("webapp", "NULL")
+                self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', {zone})",
+                                 options=["-d", "kasm", "-o", "/dev/null"])
+
+    def launch(self):
+        """Launches of all hosts; what the clients counted themselves."""
+        running = {name: self.hosts[name].client("--launches", str(launches), "--pause", "0.02",
+                                                 "--think", "0.06" if name == "webapp-thinks" else "0")
+                   for name, launches in LAUNCHES.items() if name in self.hosts}
+        if not self.showing:
+            lab.result(self.hosts["webapp-slow"].client(mode="slow"))
+        self.counted = {name: lab.result(client)["exchanges"] for name, client in running.items()}
+
+    def block(self):
+        """The distant Web App and the near one update the same row; what
+        "blocking" says while the near one waits."""
+        clients = [self.hosts[name].client("--seconds", "600", "--pause", "0.01", "--update")
+                   for name in ("webapp-eu", "webapp-1")]
+        try:
+            query = ("SELECT * FROM kasm_latency.blocking WHERE waiting_host = 'webapp-1' "
+                     "AND blocking_host = 'webapp-eu' AND blocker_waits_for_client AND waited_ms > 100")
+            found = lab.wait_until(lambda: self.rows(query))
+            self.show(QUERIES[-1])
+            return found
+        finally:
+            for client in clients:
+                lab.stop(client)
+
+    def check_hosts(self):
+        hosts = self.by_host("kasm_latency.hosts")
+        for name, role, zone, verdict in (("webapp-1", "webapp", "default", "in_band"),
+                                          ("proxy-1", "proxy", "west", "unexpected_client"),
+                                          ("webapp-3.example.com", "webapp", "west", "out_of_band"),
+                                          ("webapp-eu", "webapp", None, "out_of_band")):
+            row = hosts.get(name)
+            said = row and (row["role"], row["zone"], row["verdict"])
+            require(said == (role, zone, verdict), f"hosts says of {name}: {said}")
+        flagged = self.rows("SELECT * FROM kasm_latency.flagged WHERE host NOT IN ('webapp-slow', 'webapp-thinks')")
+        require([(row["severity"], row["host"]) for row in flagged]
+                == [("critical", "webapp-eu"), ("critical", "webapp-3.example.com"), ("warning", "proxy-1")],
+                f"flagged: {flagged}")
+        proxy = [row for row in flagged if row["host"] == "proxy-1"]
+        require(proxy and "need no database connection" in proxy[0]["remedy"], f"no remedy for the proxy: {proxy}")
+        # the clients and this script's own connections by Unix-domain socket
+        for name, counted in self.counted.items():
+            require(int(hosts[name]["round_trips"]) == counted,
+                    f"{name}: {hosts[name]['round_trips']} round trips, but its clients counted {counted}")
+
+    def check_impact(self):
+        impact = self.by_host("kasm_latency.impact")
+        for name, rtt_ms in HOSTS.items():
+            row, exchanges = impact[name], self.counted[name]
+            if rtt_ms >= 25:
+                require(near(row["network_s"], exchanges * rtt_ms / 1000, 0.05),
+                        f"{name}: {exchanges} exchanges of {rtt_ms} ms took {row['network_s']} s")
+                require(near(row["launch_ms"], 12 * rtt_ms, 0.05), f"{name}: launch_ms is {row['launch_ms']}")
+                require(float(row["network_share"]) > 0.9, f"{name}: the network's share is {row['network_share']}")
+                require(near(row["chain_p50_ms"], 12 * rtt_ms, 0.1), f"{name}: chain_p50_ms is {row['chain_p50_ms']}")
+                # of twelve exchanges eleven are followed by a wait with the transaction open
+                require(near(row["in_transaction_wait_s"], exchanges * 11 / 12 * rtt_ms / 1000, 0.1),
+                        f"{name}: in_transaction_wait_s is {row['in_transaction_wait_s']}")
+            require(6 <= float(row["launch_ms_colocated"]) < 12, f"{name}: colocated {row['launch_ms_colocated']}")
+            said = row["chain_p50"], row["chain_p95"], row["round_trips_per_transaction"]
+            require(said == ("12", "12", "12"), f"{name}: chains of {said}, not of 12")
+
+    def check_diagnosis(self):
+        said = {row["host"]: row["conclusion"].split(":")[0]
+                for row in self.rows("SELECT host, conclusion FROM kasm_latency.diagnose()")}
+        wanted = {"webapp-eu": "network-bound", "webapp-3.example.com": "network-bound",
+                  "webapp-slow": "server-bound", "webapp-thinks": "client-bound",
+                  "proxy-1": "healthy", "webapp-1": "healthy"}
+        require([name for name in said if name in wanted] == list(wanted), f"the order of diagnose: {list(said)}")
+        for name, conclusion in wanted.items():
+            require(said.get(name) == conclusion, f"diagnose says of {name}: {said.get(name)}")
+
+    def check_plan(self):
+        plan = self.rows("SELECT * FROM kasm_latency.placement_plan('webapp-eu', 10)")
+        require([row["option"] for row in plan] == ["today", "moved beside the database",
+                                                    "one more Web App where it is"], f"options: {plan}")
+        today, moved, more = (float(row["launch_ms"]) for row in plan)
+        require(near(today, 1200, 0.02), f"a launch of ten today: {today} ms")
+        require(near(moved, 10 * 0.5 + 120, 0.1), f"moved: {moved} ms")
+        require(more == today, f"with one more Web App {more} ms, not {today}")
+        hosts = {row["host"] for row in self.rows("SELECT host FROM kasm_latency.placement_plan()")}
+        require({"webapp-1", "webapp-eu"} <= hosts and "proxy-1" not in hosts, f"planned for {hosts}")
+
+    def run(self):
+        try:
+            self.prepare()
+            self.launch()
+            for query in QUERIES[:-1]:
+                self.show(query)
+            self.show("SELECT host, reason, remedy FROM kasm_latency.flagged WHERE host = 'webapp-eu'", "-x")
+            self.show("SELECT option, says FROM kasm_latency.placement_plan('webapp-eu')", "-x")
+            if not self.showing:
+                self.check_hosts()
+                self.check_impact()
+                self.check_diagnosis()
+                self.check_plan()
+            require(self.block(), "blocking does not say that webapp-1 waits for webapp-eu")
+        finally:
+            self.server.remove()
+        for problem in problems:
+            print("NOT OK: " + problem)
+        if not problems and not self.showing:
+            print("hosts, flagged, impact, diagnose, placement_plan and blocking: ok")
+        return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    lab.stop_on_signals()
+    lab.enter()
+    sys.exit(Answers(*sys.argv[1:3], show=sys.argv[3:] == ["show"]).run())
