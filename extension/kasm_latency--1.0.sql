@@ -27,6 +27,7 @@ COMMENT ON SCHEMA kasm_latency IS 'How far away each client host is, whether tha
 
 CREATE FUNCTION kasm_latency.client_figures(
     since interval,
+    histograms boolean DEFAULT true,
     OUT client_addr inet,
     OUT database_oid oid,
     OUT role_oid oid,
@@ -63,7 +64,7 @@ CREATE FUNCTION kasm_latency.client_figures(
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 200
 AS 'MODULE_PATHNAME', 'kasm_latency_client_figures';
-COMMENT ON FUNCTION kasm_latency.client_figures(interval) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
+COMMENT ON FUNCTION kasm_latency.client_figures(interval, boolean) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
 
 CREATE FUNCTION kasm_latency.live_connections(
     OUT pid integer,
@@ -1000,7 +1001,7 @@ CREATE VIEW kasm_latency.totals AS
            CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
            f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
            f.retransmits, f.connections_made AS connections_total, f.stats_since
-    FROM kasm_latency.client_figures(NULL) AS f
+    FROM kasm_latency.client_figures(NULL, histograms => false) AS f
     CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid;

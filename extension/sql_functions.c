@@ -427,14 +427,40 @@ span_argument(const Interval *since)
 }
 
 static void
-add_histogram(Row *row, const uint64 *counts)
+add_histogram(Row *row, bytea *histogram)
 {
-	add_value(row, PointerGetDatum(histogram_out(counts, HISTOGRAM_CELLS)));
+	add_value(row, PointerGetDatum(histogram));
+}
+
+/* a client's histograms, or as many NULLs */
+static void
+add_histograms(Row *row, const ClientReading *reading, bool wanted)
+{
+	const uint64 *cells = reading->figures.cells;
+
+	if (!wanted)
+	{
+		for (int i = 0; i < 7; i++)
+			add_null(row);
+		return;
+	}
+	add_histogram(row,
+				  histogram_out(reading->figures.floors, HISTOGRAM_CELLS));
+	add_histogram(row, histogram_out(cells + CEILINGS_AT, HISTOGRAM_CELLS));
+	add_histogram(row, coarse_histogram_out(cells + OTHERS_AT));
+	add_histogram(row, histogram_out(cells + SERVER_AT, HISTOGRAM_CELLS));
+	add_histogram(
+		row, histogram_out(reading->ceilings_since_floor, HISTOGRAM_CELLS));
+	add_histogram(row,
+				  histogram_out(cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS));
+	add_histogram(row,
+				  histogram_out(cells + CHAIN_DURATIONS_AT, HISTOGRAM_CELLS));
 }
 
 /*
- * client_figures(since interval): a row per client, of its figures over a
- * span; with NULL, since the last reset.
+ * client_figures(since interval, histograms boolean): a row per client, of
+ * its figures over a span; with NULL, since the last reset.  Without the
+ * histograms, which are most of a row, these are NULL.
  */
 Datum
 kasm_latency_client_figures(PG_FUNCTION_ARGS)
@@ -442,6 +468,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 	ClientReading *reading;
 	Row row = { .n = 0 };
 	int span = SPAN_SINCE_RESET;
+	bool histograms = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 
 	require_loaded();
 	if (!PG_ARGISNULL(0))
@@ -482,16 +509,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_seconds(&row, figures->counters[CHAIN_US]);
 		add_seconds(&row, figures->counters[CHAIN_NETWORK_US]);
 		add_seconds(&row, figures->counters[CHAIN_SERVER_US]);
-		add_histogram(&row, figures->floors);
-		add_histogram(&row, figures->cells + CEILINGS_AT);
-		add_value(&row, PointerGetDatum(
-							coarse_histogram_out(figures->cells + OTHERS_AT)));
-		add_histogram(&row, figures->cells + SERVER_AT);
-		add_histogram(&row, reading->ceilings_since_floor);
-		add_value(&row,
-				  PointerGetDatum(histogram_out(
-					  figures->cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS)));
-		add_histogram(&row, figures->cells + CHAIN_DURATIONS_AT);
+		add_histograms(&row, reading, histograms);
 		add_time(&row, reading->first_seen);
 		add_time(&row, reading->last_seen);
 		add_time(&row, reading->stats_since);
