@@ -1,6 +1,10 @@
 -- Who may do what: a plain role nothing, pg_read_all_stats reads.
 \set SHOW_CONTEXT never
+CREATE ROLE regress_kasm_owner SUPERUSER;
+SET ROLE regress_kasm_owner;
 CREATE EXTENSION kasm_latency;
+RESET ROLE;
+ALTER ROLE regress_kasm_owner NOSUPERUSER;
 CREATE ROLE regress_kasm_plain;
 CREATE ROLE regress_kasm_reader IN ROLE pg_read_all_stats;
 CREATE ROLE regress_kasm_monitor IN ROLE pg_monitor;
@@ -12,16 +16,25 @@ SELECT kasm_latency.path_class(1);
 SELECT kasm_latency.reset();
 RESET ROLE;
 
--- object by object
-SELECT r.rolname, count(*) FILTER (WHERE has_table_privilege(r.oid, c.oid, 'SELECT')) AS may_select, count(*) AS relations
-FROM pg_roles r, pg_class c
-WHERE r.rolname ~ '^regress_kasm' AND c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
-GROUP BY 1 ORDER BY 1;
-SELECT r.rolname, p.oid::regprocedure AS refused
-FROM pg_roles r, pg_proc p
-WHERE r.rolname ~ '^regress_kasm_(reader|monitor)' AND p.pronamespace = 'kasm_latency'::regnamespace
-  AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
-ORDER BY 1, p.oid::regprocedure::text COLLATE "C";
+-- object by object: Superuser, Owner, pg_Monitor, pg_Read_all_stats, Plain role
+CREATE VIEW rights AS
+    SELECT object, kind,
+           string_agg(CASE WHEN reads THEN letter ELSE '-' END, '' ORDER BY place) AS rights,
+           string_agg(CASE WHEN writes THEN letter ELSE '-' END, '' ORDER BY place) AS writes
+    FROM (VALUES (1, 'S', current_user::text), (2, 'O', 'regress_kasm_owner'), (3, 'M', 'regress_kasm_monitor'),
+                 (4, 'R', 'regress_kasm_reader'), (5, 'P', 'regress_kasm_plain')) AS r (place, letter, name)
+    CROSS JOIN LATERAL (
+        SELECT c.oid::regclass::text AS object, 'relation' AS kind,
+               has_table_privilege(name, c.oid, 'SELECT') AND has_schema_privilege(name, 'kasm_latency', 'USAGE') AS reads,
+               has_table_privilege(name, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') AS writes
+        FROM pg_class AS c WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
+        UNION ALL
+        SELECT p.oid::regprocedure::text, 'function',
+               has_function_privilege(name, p.oid, 'EXECUTE') AND has_schema_privilege(name, 'kasm_latency', 'USAGE'), NULL
+        FROM pg_proc AS p WHERE p.pronamespace = 'kasm_latency'::regnamespace) AS o
+    GROUP BY object, kind;
+SELECT kind, object, rights, writes FROM rights ORDER BY kind DESC, object COLLATE "C";
+DROP VIEW rights;
 SELECT count(*) AS open_to_public
 FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 WHERE p.pronamespace = 'kasm_latency'::regnamespace AND a.grantee = 0;
@@ -56,4 +69,4 @@ RESET ROLE;
 TABLE kasm_latency.host_registry;
 
 DROP EXTENSION kasm_latency;
-DROP ROLE regress_kasm_plain, regress_kasm_reader, regress_kasm_monitor;
+DROP ROLE regress_kasm_plain, regress_kasm_reader, regress_kasm_monitor, regress_kasm_owner;

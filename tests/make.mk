@@ -4,13 +4,16 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test lab bench lint format
+.PHONY: demo test test-long lab bench lint format
 
 demo:
 	@$(RUN) demo
 
 test:
 	@$(RUN) test $(PARTS)
+
+test-long:
+	@$(RUN) test $(or $(PARTS),soak limits abuse savefile)
 
 # SCENARIOS="1 6" for some
 lab:

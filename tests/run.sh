@@ -107,6 +107,15 @@ part_answers() {
 	in_lab answers.py
 }
 
+# what takes minutes: make test-long
+long() {
+	(cd "$tree/tests/long" && as_root /usr/bin/python3 "$1" "$bindir" "$user")
+}
+part_soak() { long soak.py; }
+part_limits() { long limits.py; }
+part_abuse() { long abuse.py; }
+part_savefile() { long savefile.py; }
+
 # instructions of an exchange, a row and a connection, against the budget
 part_cost() {
 	as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" guard

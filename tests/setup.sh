@@ -48,13 +48,20 @@ fi
 if [ "$purpose" != demo ] && [ "$purpose" != lab ]; then
 	want valgrind program valgrind
 fi
+major=$("$PG_CONFIG" --version 2>/dev/null | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+want_extension() { # NAME PACKAGE
+	want "postgresql-${major:=15}-$2" test -e "/usr/share/postgresql/$major/extension/$1.control"
+}
+if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
+	want_extension pg_stat_kcache pg-stat-kcache
+	want_extension pg_wait_sampling pg-wait-sampling
+fi
 if [ "$purpose" = bench ]; then
 	want strace program strace
-	major=$("$PG_CONFIG" --version 2>/dev/null | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
-	want "postgresql-${major:=15}-pg-stat-kcache" compgen -G "/usr/share/postgresql/$major/extension/pg_stat_kcache.control"
-	want "postgresql-$major-pg-wait-sampling" compgen -G "/usr/share/postgresql/$major/extension/pg_wait_sampling.control"
 fi
 if [ "$purpose" = test ]; then
+	want_extension pgaudit pgaudit
+	want_extension pg_cron cron
 	want libipc-run-perl perl -MIPC::Run -e 1
 	want python3-asyncpg python_module asyncpg
 	want clang-format program clang-format

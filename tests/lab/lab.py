@@ -120,7 +120,6 @@ port = {port}
 unix_socket_directories = '{self.dir}'
 ssl = on
 fsync = off
-log_min_messages = log
 {settings}
 """)
         with open(self.data + "/pg_hba.conf", "w") as hba:

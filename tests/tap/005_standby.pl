@@ -1,0 +1,66 @@
+# Physical standby and logical replication: walsenders are no clients; a hot
+# standby measures and shows its own.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = PostgreSQL::Test::Cluster->new('primary');
+$primary->init(allows_streaming => 'logical');
+$primary->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
+$primary->start;
+$primary->safe_psql('postgres', q(
+	CREATE EXTENSION kasm_latency;
+	CREATE ROLE probe LOGIN;
+	CREATE TABLE item (n int);
+	CREATE PUBLICATION items FOR TABLE item;
+	SELECT kasm_latency.register_host('10.8.0.7', 'webapp-eu')));
+
+$primary->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+$primary->wait_for_catchup($standby);
+
+my $client = $standby->background_psql('postgres', extra_params => [ '-U', 'probe' ]);
+$client->query_safe('SELECT 1') for 1 .. 5;
+cmp_ok(
+	$standby->safe_psql('postgres', q(SELECT round_trips FROM kasm_latency.clients WHERE username = 'probe')),
+	'>=', 5, 'a standby measures its own clients');
+is( $standby->safe_psql('postgres', 'SELECT host FROM kasm_latency.host_registry'),
+	'webapp-eu', 'and has the names of the primary');
+for my $relation (qw(hosts flagged impact connections totals info blocking diagnose() placement_plan()), "histogram('server')")
+{
+	my ($status) = $standby->psql('postgres', "SELECT * FROM kasm_latency.$relation");
+	is($status, 0, "a standby shows $relation");
+}
+my ($status, $out, $error) = $standby->psql('postgres', q(SELECT kasm_latency.register_host('10.0.0.1', 'x')));
+like($error, qr/cannot execute INSERT in a read-only transaction/, 'names are given on the primary');
+($status) = $standby->psql('postgres', 'SELECT kasm_latency.reset()');
+is($status, 0, 'its own figures can be forgotten');
+$client->quit;
+
+my $subscriber = PostgreSQL::Test::Cluster->new('subscriber');
+$subscriber->init;
+$subscriber->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
+$subscriber->start;
+$subscriber->safe_psql('postgres', 'CREATE TABLE item (n int)');
+$subscriber->safe_psql('postgres',
+	q(CREATE SUBSCRIPTION items CONNECTION ') . $primary->connstr . q( dbname=postgres' PUBLICATION items));
+$primary->safe_psql('postgres', 'INSERT INTO item SELECT generate_series(1, 1000)');
+ok($subscriber->poll_query_until('postgres', 'SELECT count(*) = 1000 FROM item'), 'logical replication works');
+
+is( $primary->safe_psql('postgres', q(
+		SELECT count(*) FROM kasm_latency.connections AS c JOIN pg_stat_activity AS a USING (pid)
+		WHERE a.backend_type = 'walsender')),
+	'0', 'walsenders are no clients');
+is($primary->safe_psql('postgres', q(SELECT count(*) > 1 FROM pg_stat_replication)), 't', 'though there are some');
+
+$standby->promote;
+is( $standby->safe_psql('postgres', q(SELECT kasm_latency.register_host('10.0.0.1', 'x'))),
+	'', 'promoted, it takes names');
+unlike(slurp_file($_->logfile), qr/PANIC|TRAP|terminated by signal/, $_->name . ': nothing crashed')
+  for $primary, $standby, $subscriber;
+done_testing();

@@ -1,0 +1,96 @@
+# The extension's update, a dump and restore with its names, and a Kasm upgrade
+# by the steps of docs/operations.md, which are run as they stand there.
+use strict;
+use warnings;
+
+use FindBin;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $objects = q(
+	SELECT pg_describe_object(classid, objid, 0) || coalesce(' ' || md5(pg_get_functiondef(p.oid)), '')
+	  || coalesce(' ' || md5(pg_get_viewdef(c.oid)), '')
+	FROM pg_depend
+	LEFT JOIN pg_proc AS p ON classid = 'pg_proc'::regclass AND p.oid = objid AND p.prokind = 'f'
+	LEFT JOIN pg_class AS c ON classid = 'pg_class'::regclass AND c.oid = objid AND c.relkind = 'v'
+	WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'kasm_latency') ORDER BY 1);
+
+sub cluster
+{
+	my ($name) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init;
+	return $node;
+}
+
+my $old = cluster('old');
+$old->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
+$old->start;
+
+# ----- from each version that there is to the current one
+
+$old->safe_psql('postgres', 'CREATE EXTENSION kasm_latency');
+my $fresh = $old->safe_psql('postgres', $objects);
+for my $version (split /\n/, $old->safe_psql('postgres',
+		q(SELECT version FROM pg_available_extension_versions WHERE name = 'kasm_latency')))
+{
+	$old->safe_psql('postgres', 'DROP EXTENSION kasm_latency');
+	$old->safe_psql('postgres', "CREATE EXTENSION kasm_latency VERSION '$version'");
+	$old->safe_psql('postgres', q(SELECT kasm_latency.register_host('10.8.0.7', 'webapp-eu', zone => 'eu')));
+	$old->safe_psql('postgres', 'ALTER EXTENSION kasm_latency UPDATE');
+	is($old->safe_psql('postgres', $objects), $fresh, "updated from $version it is as if made anew");
+	is($old->safe_psql('postgres', 'SELECT host FROM kasm_latency.host_registry'), 'webapp-eu', 'and keeps its names');
+}
+is( $old->safe_psql('postgres', q(SELECT extversion = (SELECT version FROM kasm_latency.info) FROM pg_extension
+		WHERE extname = 'kasm_latency')), 't', 'the library and the script are of one version');
+
+# ----- dump and restore, extension and all
+
+$old->safe_psql('postgres', 'CREATE DATABASE kasm');
+$old->safe_psql('kasm', q(
+	CREATE EXTENSION kasm_latency;
+	CREATE TABLE managers (manager_hostname text);
+	INSERT INTO managers VALUES ('webapp-1');
+	SELECT kasm_latency.register_host('10.8.0.0/16', 'region-eu', 'proxy');
+	SELECT kasm_latency.register_host('10.8.0.7', 'webapp-eu', zone => 'it''s "eu", \ and more')));
+my $registry = $old->safe_psql('kasm', 'TABLE kasm_latency.host_registry ORDER BY network');
+my $dump = $old->backup_dir . '/kasm.sql';
+$old->command_ok([ 'pg_dump', '-f', $dump, 'kasm' ], 'a dump');
+$old->safe_psql('postgres', 'CREATE DATABASE restored');
+$old->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', $dump . '.out', '-f', $dump, 'restored' ], 'restored');
+is($old->safe_psql('restored', 'TABLE kasm_latency.host_registry ORDER BY network'), $registry, 'with its names');
+
+# ----- a Kasm upgrade: a dump into a server that does not have the extension
+
+my $guide = slurp_file("$FindBin::RealBin/../../docs/operations.md");
+my ($before, $after) = $guide =~ /## Before and after a Kasm upgrade.*?```sh\n(.*?)```.*?```sh\n(.*?)```/s
+  or die 'the steps are not in docs/operations.md';
+my $aside = PostgreSQL::Test::Utils::tempdir;
+sub follow
+{
+	my ($node, $steps, $name) = @_;
+	local %ENV = (%ENV, $node->_get_env, PGDATABASE => 'kasm');
+	my $script = "$aside/steps.sh";
+	append_to_file($script, "cd $aside && set -e\n$steps");
+	my ($out, $err);
+	ok(IPC::Run::run([ 'sh', $script ], '>', \$out, '2>', \$err), $name) or diag($err);
+	unlink $script;
+	return;
+}
+
+follow($old, $before, 'the steps before');
+$old->command_ok([ 'pg_dump', '-f', $dump, 'kasm' ], 'a dump');
+my $new = cluster('new');
+$new->start;
+$new->safe_psql('postgres', 'CREATE DATABASE kasm');
+$new->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', $dump . '.out', '-f', $dump, 'kasm' ],
+	'restores where the extension is not loaded');
+$new->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
+$new->restart;
+follow($new, $after, 'the steps after');
+is($new->safe_psql('kasm', 'TABLE kasm_latency.host_registry ORDER BY network'), $registry, 'the names are back');
+is($new->safe_psql('kasm', 'TABLE managers'), 'webapp-1', q(and so is Kasm's data));
+is($new->safe_psql('kasm', 'SELECT count(*) >= 1 FROM kasm_latency.hosts'), 't', 'and it measures');
+done_testing();
