@@ -10,7 +10,8 @@
  *	4. host names
  *	5. the rules: verdict, reason, remedy
  *	6. clients, hosts, flagged and the other relations
- *	7. who may do what
+ *	7. over time: history, checks
+ *	8. who may do what
  *
  * Every function in SQL or PL/pgSQL pins its search_path; everything is
  * schema-qualified or of pg_catalog.
@@ -1061,7 +1062,205 @@ COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round t
 
 
 /*
- * 7. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
+ * 7. Over time: history, checks
+ */
+
+CREATE TABLE kasm_latency.history (
+    taken_at timestamptz NOT NULL,
+    host text NOT NULL,
+    role text,
+    zone text,
+    round_trips bigint,
+    transactions bigint,
+    rtt_ms double precision,
+    turnaround_p10_ms double precision,
+    turnaround_p50_ms double precision,
+    turnaround_p95_ms double precision,
+    server_p50_ms double precision,
+    server_p95_ms double precision,
+    verdict text,
+    network_s double precision,
+    in_transaction_wait_s double precision,
+    span interval,
+    PRIMARY KEY (host, taken_at)
+);
+CREATE INDEX history_taken_at ON kasm_latency.history (taken_at);
+COMMENT ON TABLE kasm_latency.history IS 'What snapshot() kept of hosts and impact: a row per host and minute';
+COMMENT ON COLUMN kasm_latency.history.taken_at IS 'The minute of the snapshot';
+COMMENT ON COLUMN kasm_latency.history.span IS 'The span that the figures cover, which ends there: the setting recent';
+SELECT pg_extension_config_dump('kasm_latency.history', '');
+
+CREATE FUNCTION kasm_latency.snapshot()
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    appended integer;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION 'kasm_latency: a standby cannot keep history'
+            USING ERRCODE = 'read_only_sql_transaction',
+                  HINT = 'Read kasm_latency.hosts here, or run snapshot() on the primary, which measures its own clients.';
+    END IF;
+    INSERT INTO kasm_latency.history
+    SELECT date_trunc('minute', clock_timestamp()), h.host, h.role, h.zone, h.round_trips, h.transactions,
+           h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
+           h.server_p50_ms, h.server_p95_ms, h.verdict, i.network_s, i.in_transaction_wait_s, kasm_latency.recent()
+    FROM kasm_latency.hosts AS h
+    LEFT JOIN kasm_latency.impact AS i ON i.host = h.host
+    WHERE h.verdict <> 'no_data'
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS appended = ROW_COUNT;
+    RETURN appended;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.snapshot() IS 'Append what hosts shows now to history, once a minute at most; returns how many rows';
+
+CREATE FUNCTION kasm_latency.prune(keep interval DEFAULT '90 days')
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    IF keep IS NULL OR keep < interval '0' THEN
+        PERFORM kasm_latency.refuse('keep must not be null or negative');
+    END IF;
+    DELETE FROM kasm_latency.history AS h WHERE h.taken_at < now() - keep;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.prune(interval) IS 'Remove history older than that; returns how many rows';
+
+CREATE VIEW kasm_latency.verdict_changes AS
+    SELECT c.host, c.taken_at AS changed_at, c.from_verdict, c.verdict AS to_verdict, c.rtt_ms
+    FROM (SELECT h.host, h.taken_at, h.verdict, h.rtt_ms,
+                 lag(h.verdict) OVER (PARTITION BY h.host ORDER BY h.taken_at) AS from_verdict
+          FROM kasm_latency.history AS h) AS c
+    WHERE c.from_verdict <> c.verdict
+    ORDER BY c.taken_at DESC, c.host;
+COMMENT ON VIEW kasm_latency.verdict_changes IS 'Where a host''s verdict in history differs from the snapshot before, newest first';
+
+CREATE FUNCTION kasm_latency.spark(ms double precision)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- lower and upper half of the scale meet at 10 ms; blocks where the encoding has them
+    SELECT CASE WHEN ms IS NULL THEN ' '
+                WHEN current_setting('server_encoding') = 'UTF8' THEN chr(9601 + level)
+                ELSE substr('.:-=+*#@', level + 1, 1) END
+    FROM (SELECT width_bucket(ms, ARRAY[0.5, 1, 2, 5, 10, 25, 100]::double precision[])) AS w (level)
+$$;
+COMMENT ON FUNCTION kasm_latency.spark(double precision) IS 'A latency as one character of eight: below 0.5, 1, 2, 5, 10, 25, 100 ms, and above';
+
+CREATE FUNCTION kasm_latency.host_history(host text DEFAULT NULL, since interval DEFAULT '7 days')
+RETURNS TABLE (
+    host text, snapshots bigint, first_at timestamptz, last_at timestamptz,
+    rtt_min_ms double precision, rtt_max_ms double precision, verdict text, rtt text, turnaround text)
+LANGUAGE sql STABLE ROWS 50
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH bounds AS (
+        SELECT CASE WHEN since > interval '0' THEN now() - since
+                    ELSE kasm_latency.refuse('since must be greater than zero')::timestamptz END AS first_at),
+    buckets AS (
+        SELECT h.host, width_bucket(extract(epoch FROM h.taken_at)::double precision,
+                                    extract(epoch FROM b.first_at)::double precision,
+                                    extract(epoch FROM now())::double precision + 60, 60) AS bucket,
+               count(*) AS n, min(h.taken_at) AS first_at, max(h.taken_at) AS last_at,
+               min(h.rtt_ms) AS rtt_min_ms, max(h.rtt_ms) AS rtt_max_ms,
+               max(h.turnaround_p50_ms) AS p50_ms,
+               (array_agg(h.verdict ORDER BY h.taken_at DESC))[1] AS verdict
+        FROM bounds AS b
+        JOIN kasm_latency.history AS h ON h.taken_at >= b.first_at
+        WHERE host_history.host IS NULL OR h.host = host_history.host
+        GROUP BY 1, 2)
+    SELECT k.host, sum(b.n)::bigint, min(b.first_at), max(b.last_at), min(b.rtt_min_ms), max(b.rtt_max_ms),
+           (array_agg(b.verdict ORDER BY b.bucket DESC) FILTER (WHERE b.verdict IS NOT NULL))[1],
+           rtrim(string_agg(kasm_latency.spark(b.rtt_max_ms), '' ORDER BY k.bucket)),
+           rtrim(string_agg(kasm_latency.spark(b.p50_ms), '' ORDER BY k.bucket))
+    FROM (SELECT DISTINCT b.host, n.bucket FROM buckets AS b, generate_series(1, 60) AS n (bucket)) AS k
+    LEFT JOIN buckets AS b ON b.host = k.host AND b.bucket = k.bucket
+    GROUP BY k.host
+    ORDER BY max(b.rtt_max_ms) DESC NULLS LAST, k.host
+$$;
+COMMENT ON FUNCTION kasm_latency.host_history(text, interval) IS 'A host over time (or all): sixty steps of its round trip and median turnaround, the worst of each, as a line of text';
+
+CREATE FUNCTION kasm_latency.assert_in_band(severity text DEFAULT 'critical')
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    severities text[] := ARRAY['critical', 'warning'];
+    found text;
+    n bigint;
+BEGIN
+    IF severity IS NULL OR severity <> ALL (severities) THEN
+        PERFORM kasm_latency.refuse('severity must be critical or warning');
+    END IF;
+    SELECT count(*), string_agg(format('%s is %s (round trip %s, turnaround %s)', f.host, f.verdict,
+                                       coalesce(kasm_latency.ms_text(f.rtt_ms), 'unknown'),
+                                       coalesce(kasm_latency.ms_text(f.turnaround_p50_ms), 'unknown')), '; ')
+    INTO n, found
+    FROM kasm_latency.flagged AS f
+    WHERE array_position(severities, f.severity) <= array_position(severities, assert_in_band.severity);
+    IF n > 0 THEN
+        RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is not fine' ELSE n || ' hosts are not fine' END, found
+            USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
+    END IF;
+    SELECT count(*) INTO n FROM kasm_latency.hosts AS h WHERE h.verdict <> 'no_data';
+    RETURN format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
+                  CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END);
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.assert_in_band(text) IS 'A line that says OK, or an error that names the hosts flagged with that severity or a higher one: for scheduled checks';
+
+CREATE FUNCTION kasm_latency.host_buckets(metric text)
+RETURNS TABLE (
+    host text, role text, zone text,
+    upper_s double precision[], cumulative bigint[], sum_s double precision, count bigint)
+LANGUAGE sql VOLATILE ROWS 50
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH merged AS MATERIALIZED (
+        SELECT h.host, min(h.role) AS role, min(h.zone) AS zone,
+               kasm_latency.merge_histograms(
+                   CASE metric WHEN 'turnaround' THEN f.ceilings
+                               WHEN 'server' THEN f.server_times
+                               WHEN 'rtt' THEN f.rtts
+                               ELSE kasm_latency.refuse('metric must be rtt, turnaround or server')::bytea END) AS histogram
+        FROM kasm_latency.client_figures(NULL) AS f
+        CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+        WHERE NOT f.evicted
+        GROUP BY h.host),
+    -- the cells of all hosts have the same bounds, from 10 us to 10 s: a series must not come and go
+    bounds AS MATERIALIZED (
+        SELECT (step * 10.0 ^ decade)::double precision AS upper_ms
+        FROM generate_series(-2, 3) AS decade,
+             (SELECT 1 + 0.1 * n FROM generate_series(0, 9) AS n
+              UNION ALL SELECT 2 + 0.2 * n FROM generate_series(0, 14) AS n
+              UNION ALL SELECT 5 + 0.5 * n FROM generate_series(0, 9) AS n) AS s (step)
+        UNION ALL
+        SELECT 10000)
+    SELECT m.host, m.role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency.count_from(m.histogram, 0)
+    FROM merged AS m
+    CROSS JOIN LATERAL (
+        SELECT array_agg(b.upper_ms / 1000 ORDER BY b.upper_ms) AS upper_s,
+               array_agg(kasm_latency.count_below(m.histogram, b.upper_ms) ORDER BY b.upper_ms) AS cumulative,
+               (SELECT coalesce(sum((x.from_ms + coalesce(x.to_ms, x.from_ms)) / 2 * x.count), 0) / 1000
+                FROM kasm_latency.histogram_cells(m.histogram) AS x) AS sum_s
+        FROM bounds AS b) AS c
+$$;
+COMMENT ON FUNCTION kasm_latency.host_buckets(text) IS 'A histogram of each host since the last reset in the form of a Prometheus histogram: turnaround, server or rtt, in seconds';
+
+
+/*
+ * 8. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
  */
 
 REVOKE ALL ON SCHEMA kasm_latency FROM PUBLIC;
@@ -1074,5 +1273,7 @@ REVOKE EXECUTE ON FUNCTION
     kasm_latency.reset(),
     kasm_latency.reset(inet),
     kasm_latency.register_host(inet, text, text, text),
-    kasm_latency.forget_host(inet)
+    kasm_latency.forget_host(inet),
+    kasm_latency.snapshot(),
+    kasm_latency.prune(interval)
 FROM pg_read_all_stats;

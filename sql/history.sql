@@ -1,0 +1,46 @@
+-- History, checks: what is kept, what changes, what fails.
+\set SHOW_CONTEXT never
+CREATE EXTENSION kasm_latency;
+
+-- once a minute at most (should the minute change in between, once more is right)
+SELECT kasm_latency.snapshot() >= 1 AS appended;
+SELECT kasm_latency.snapshot() >= 0 AS again;
+SELECT count(*) BETWEEN 1 AND 2 AS once, bool_and(taken_at = date_trunc('minute', taken_at)) AS by_minute FROM kasm_latency.history;
+SELECT h.role, h.verdict, h.span = kasm_latency.recent() AS span, h.network_s FROM kasm_latency.history AS h LIMIT 1;
+
+-- a made-up past
+TRUNCATE kasm_latency.history;
+INSERT INTO kasm_latency.history (taken_at, host, role, rtt_ms, turnaround_p50_ms, verdict)
+SELECT date_trunc('minute', now()) - n * interval '2.8 hours', 'webapp-eu', 'webapp',
+       CASE WHEN n BETWEEN 20 AND 40 THEN 25 ELSE 0.4 END, CASE WHEN n BETWEEN 20 AND 40 THEN 26 ELSE 0.7 END,
+       CASE WHEN n BETWEEN 20 AND 40 THEN 'out_of_band' ELSE 'in_band' END
+FROM generate_series(0, 59) AS n;
+INSERT INTO kasm_latency.history (taken_at, host, verdict) VALUES (now() - interval '100 days', 'gone', 'in_band'),
+                                                                  (now() - interval '2 hours', 'quiet', 'floor_only');
+SELECT host, from_verdict, to_verdict, rtt_ms FROM kasm_latency.verdict_changes;
+SELECT host, snapshots, rtt_min_ms, rtt_max_ms, verdict, length(rtt), rtt, turnaround FROM kasm_latency.host_history();
+SELECT host, snapshots FROM kasm_latency.host_history('webapp-eu', '1 day');
+SELECT count(*) FROM kasm_latency.host_history('nobody');
+SELECT kasm_latency.host_history(NULL, '0');
+SELECT string_agg(kasm_latency.spark(ms), '') FROM unnest(ARRAY[0.1, 0.5, 1, 2, 5, 10, 25, 100, NULL, 9.999]::float8[]) AS ms;
+SELECT kasm_latency.prune(), kasm_latency.prune('1 day') AS of_a_day;
+SELECT count(*) FROM kasm_latency.history;
+SELECT kasm_latency.prune(NULL);
+SELECT kasm_latency.prune('-1 day');
+SELECT extconfig::regclass[] FROM pg_extension WHERE extname = 'kasm_latency';
+
+-- checks: this session is the only client, by a Unix-domain socket
+SELECT kasm_latency.assert_in_band();
+SELECT kasm_latency.assert_in_band('warning');
+SELECT kasm_latency.assert_in_band('info');
+SELECT kasm_latency.assert_in_band(NULL);
+
+-- in the form of a Prometheus histogram: bounds that never change, counts that never fall
+SELECT array_length(upper_s, 1) AS buckets, upper_s[1] AS first, upper_s[141] AS hundred_ms, upper_s[211] AS last,
+       cumulative[211] = count AS all_counted, count > 10 AS some, sum_s > 0 AS sum,
+       (SELECT bool_and(c >= coalesce(p, 0)) FROM (SELECT c, lag(c) OVER () AS p FROM unnest(cumulative) AS c) AS x) AS grows
+FROM kasm_latency.host_buckets('server');
+SELECT count(*) FROM kasm_latency.host_buckets('turnaround');
+SELECT count(*) FROM kasm_latency.host_buckets('nothing');
+
+DROP EXTENSION kasm_latency;
