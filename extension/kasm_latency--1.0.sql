@@ -11,7 +11,8 @@
  *	5. the rules: verdict, reason, remedy
  *	6. clients, hosts, flagged and the other relations
  *	7. over time: history, checks
- *	8. who may do what
+ *	8. the report
+ *	9. who may do what
  *
  * Every function in SQL or PL/pgSQL pins its search_path; everything is
  * schema-qualified or of pg_catalog.
@@ -776,9 +777,16 @@ CREATE VIEW kasm_latency.hosts AS
     SELECT * FROM kasm_latency.host_stats(NULL);
 COMMENT ON VIEW kasm_latency.hosts IS 'Each client host over the recent span, worst first';
 
-CREATE VIEW kasm_latency.flagged AS
+CREATE FUNCTION kasm_latency.flagged_hosts(since interval)
+RETURNS TABLE (
+    severity text, host text, role text, zone text, client_addrs inet[], verdict text,
+    rtt_ms double precision, turnaround_p10_ms double precision, turnaround_p50_ms double precision,
+    limit_ms double precision, round_trips bigint, reason text, remedy text, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 20
+SET search_path = pg_catalog, pg_temp
+AS $$
     WITH judged AS MATERIALIZED (
-        SELECT * FROM kasm_latency.judged_clients(NULL) AS c WHERE c.judged),
+        SELECT * FROM kasm_latency.judged_clients(since) AS c WHERE c.judged),
     worst AS (
         SELECT DISTINCT ON (j.host) j.*
         FROM judged AS j
@@ -800,7 +808,12 @@ CREATE VIEW kasm_latency.flagged AS
     JOIN whole AS a ON a.host = w.host
     CROSS JOIN kasm_latency.limit_ms() AS l (limit_ms)
     WHERE w.severity IN ('critical', 'warning')
-    ORDER BY w.rank DESC, w.rtt_ms DESC NULLS LAST, w.host;
+    ORDER BY w.rank DESC, w.rtt_ms DESC NULLS LAST, w.host
+$$;
+COMMENT ON FUNCTION kasm_latency.flagged_hosts(interval) IS 'What the view flagged shows, over another span of up to an hour; NULL is the setting recent';
+
+CREATE VIEW kasm_latency.flagged AS
+    SELECT * FROM kasm_latency.flagged_hosts(NULL);
 COMMENT ON VIEW kasm_latency.flagged IS 'Hosts that are not fine, worst first, with the figures of their worst client, the reason and the remedy';
 
 CREATE FUNCTION kasm_latency.host_impact(since interval)
@@ -1260,7 +1273,283 @@ COMMENT ON FUNCTION kasm_latency.host_buckets(text) IS 'A histogram of each host
 
 
 /*
- * 8. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
+ * 8. The report
+ */
+
+CREATE FUNCTION kasm_latency.html(plain text)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- nothing but ASCII, so that the page is right in whatever encoding it is written
+    SELECT coalesce(string_agg(CASE c WHEN '&' THEN '&amp;' WHEN '<' THEN '&lt;' WHEN '>' THEN '&gt;'
+                                      WHEN '"' THEN '&quot;' WHEN '''' THEN '&#39;'
+                                      ELSE CASE WHEN c BETWEEN ' ' AND '~' COLLATE "C" THEN c
+                                                WHEN current_setting('server_encoding') = 'UTF8' THEN '&#' || ascii(c) || ';'
+                                                ELSE '?' END
+                               END, '' ORDER BY place), '')
+    FROM unnest(string_to_array(plain, NULL)) WITH ORDINALITY AS u (c, place)
+$$;
+COMMENT ON FUNCTION kasm_latency.html(text) IS 'Text for HTML, whatever is in it; nothing of NULL';
+
+CREATE FUNCTION kasm_latency.axis_position(ms double precision)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- the axis goes from 0.05 ms to 1 s
+    SELECT round((100 * ln(least(greatest(ms, 0.05), 1000) / 0.05) / ln(1000 / 0.05))::numeric, 2)
+$$;
+COMMENT ON FUNCTION kasm_latency.axis_position(double precision) IS 'Where a latency lies on the report''s logarithmic axis, in percent';
+
+CREATE FUNCTION kasm_latency.conclusion(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH hosts AS MATERIALIZED (
+        SELECT i.*, kasm_latency.ms_text(i.rtt_ms) AS rtt, v.severity
+        FROM kasm_latency.host_impact(since) AS i
+        JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
+        WHERE i.verdict <> 'no_data'),
+    counted AS (
+        SELECT count(*) AS n,
+               count(*) FILTER (WHERE h.judged AND h.severity = 'critical') AS far,
+               count(*) FILTER (WHERE h.judged AND h.severity = 'warning') AS doubtful,
+               string_agg(h.host || ' (' || h.rtt || ')', ', ' ORDER BY h.rtt_ms DESC)
+                   FILTER (WHERE h.judged AND h.severity = 'critical') AS far_hosts,
+               string_agg(h.host, ', ' ORDER BY h.host)
+                   FILTER (WHERE h.judged AND h.severity = 'warning') AS doubtful_hosts
+        FROM hosts AS h),
+    worst AS (
+        SELECT h.* FROM hosts AS h
+        WHERE h.judged AND h.severity = 'critical' ORDER BY h.rtt_ms DESC LIMIT 1)
+    SELECT CASE
+        WHEN c.n = 0 THEN 'Nothing was measured in the span.'
+        WHEN c.far > 0 THEN
+            format('%s of %s %s too far from the database: %s. ', c.far, c.n,
+                   CASE c.far WHEN 1 THEN 'hosts is' ELSE 'hosts are' END, c.far_hosts)
+            || format('A launch of %s queries in a row takes %s from %s, and would take %s beside the database.',
+                      coalesce(w.chain_p50, 10), kasm_latency.ms_text(w.launch_ms), w.host,
+                      kasm_latency.ms_text(w.launch_ms_colocated))
+            || CASE WHEN c.doubtful > 0 THEN ' In doubt: ' || c.doubtful_hosts || '.' ELSE '' END
+        WHEN c.doubtful > 0 THEN
+            format('No host is proven to be too far from the database, but %s in doubt: %s.',
+                   CASE c.doubtful WHEN 1 THEN 'one is' ELSE c.doubtful || ' are' END, c.doubtful_hosts)
+        ELSE format('%s within %s of the database.',
+                    CASE c.n WHEN 1 THEN 'The one host measured is' ELSE format('All %s hosts are', c.n) END,
+                    kasm_latency.ms_text(kasm_latency.limit_ms()))
+    END
+    FROM counted AS c
+    LEFT JOIN worst AS w ON true
+$$;
+COMMENT ON FUNCTION kasm_latency.conclusion(interval) IS 'All hosts in a sentence: what the report begins with';
+
+CREATE FUNCTION kasm_latency.report_axis(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- the verdict is told by a word and by the bar's pattern, not by colour alone
+    SELECT '<div class="axis" role="list" aria-label="Round trip of each host">'
+        || string_agg(format(
+            '<div class="host" role="listitem"><div class="name"><b>%s</b> <span class="%s">%s</span></div>'
+            '<div class="track" role="img" aria-label="%s">'
+            '<i class="band near" style="width:%s%%"></i><i class="limit" style="left:%s%%"></i>%s%s</div></div>',
+            kasm_latency.html(h.host), h.verdict, replace(h.verdict, '_', ' '),
+            kasm_latency.html(format('round trip at least %s, typical turnaround %s',
+                                     coalesce(kasm_latency.ms_text(h.rtt_ms), 'unknown'),
+                                     coalesce(kasm_latency.ms_text(h.turnaround_p50_ms), 'unknown'))),
+            kasm_latency.axis_position(l.ms), kasm_latency.axis_position(l.ms),
+            CASE WHEN h.rtt_ms IS NOT NULL THEN
+                format('<i class="bar %s" style="left:%s%%;width:%s%%"></i>', h.verdict,
+                       kasm_latency.axis_position(h.rtt_ms),
+                       greatest(kasm_latency.axis_position(coalesce(h.turnaround_p95_ms, h.rtt_ms))
+                                - kasm_latency.axis_position(h.rtt_ms), 0.6)) END,
+            CASE WHEN h.turnaround_p50_ms IS NOT NULL THEN
+                format('<i class="median" style="left:%s%%"></i>', kasm_latency.axis_position(h.turnaround_p50_ms)) END),
+            '' ORDER BY h.place)
+        || '<div class="host scale" aria-hidden="true"><div class="name"></div><div class="track">'
+        || (SELECT string_agg(format('<span style="left:%s%%">%s</span>', kasm_latency.axis_position(t.ms), t.label), '')
+            FROM (VALUES (0.1, '0.1'), (1, '1'), (10, '10'), (100, '100 ms')) AS t (ms, label))
+        || '</div></div></div>'
+    FROM (SELECT s.*, row_number() OVER () AS place FROM kasm_latency.host_stats(since) AS s
+          WHERE s.verdict <> 'no_data') AS h
+    CROSS JOIN kasm_latency.limit_ms() AS l (ms)
+$$;
+COMMENT ON FUNCTION kasm_latency.report_axis(interval) IS 'Part of the report: the hosts on a logarithmic axis';
+
+CREATE FUNCTION kasm_latency.report_costs(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT '<div class="wide" role="region" aria-label="Cost of each host" tabindex="0"><table><thead><tr><th scope="col">Host'
+        '<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Exchanges<th scope="col">Lost to the distance'
+        '<th scope="col">Transactions waited<th scope="col">Queries in a row<th scope="col">A launch takes'
+        '<th scope="col">Beside the database</tr></thead><tbody>'
+        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s s<td>%s s<td>%s<td>%s<td>%s</tr>',
+               kasm_latency.html(i.host), replace(i.verdict, '_', ' '), coalesce(kasm_latency.ms_text(i.rtt_ms), '&ndash;'),
+               i.round_trips, i.network_s, i.in_transaction_wait_s, coalesce(i.chain_p50::text, '&ndash;'),
+               coalesce(kasm_latency.ms_text(i.launch_ms), '&ndash;'),
+               coalesce(kasm_latency.ms_text(i.launch_ms_colocated), '&ndash;')), '' ORDER BY i.place)
+        || '</tbody></table></div>'
+    FROM (SELECT c.*, row_number() OVER () AS place FROM kasm_latency.host_impact(since) AS c
+          WHERE c.verdict <> 'no_data') AS i
+$$;
+COMMENT ON FUNCTION kasm_latency.report_costs(interval) IS 'Part of the report: what the distance costs, as a table';
+
+CREATE FUNCTION kasm_latency.report_distributions(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('<h3>%s</h3><div class="spread">%s</div>', kasm_latency.html(w.host), d.bars), '' ORDER BY w.place)
+    FROM (SELECT s.host, row_number() OVER () AS place FROM kasm_latency.host_stats(since) AS s
+          WHERE s.turnaround_p50_ms IS NOT NULL LIMIT 3) AS w
+    CROSS JOIN LATERAL (
+        SELECT string_agg(format('<div><span>%s</span><span class="count"><i style="width:%s%%"></i></span><span>%s %%</span></div>',
+                                 kasm_latency.ms_text(x.from_ms), round(100 * x.count / max_count),
+                                 round((100 * x.share)::numeric, 1)), '' ORDER BY x.from_ms) AS bars
+        FROM (SELECT c.*, max(c.count) OVER () AS max_count
+              FROM kasm_latency.histogram('turnaround', w.host, since) AS c WHERE c.count > 0) AS x) AS d
+    WHERE d.bars IS NOT NULL
+$$;
+COMMENT ON FUNCTION kasm_latency.report_distributions(interval) IS 'Part of the report: how the turnarounds of the three worst hosts are spread';
+
+CREATE FUNCTION kasm_latency.report_history()
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH bounds AS (SELECT now() - interval '7 days' AS first_at),
+    steps AS (
+        SELECT h.host, s.step, max(h.rtt_ms) AS rtt_ms
+        FROM bounds AS b
+        JOIN kasm_latency.history AS h ON h.taken_at >= b.first_at AND h.rtt_ms IS NOT NULL
+        CROSS JOIN LATERAL (
+            SELECT floor(300 * extract(epoch FROM h.taken_at - b.first_at) / (7 * 86400))::integer AS step) AS s
+        GROUP BY h.host, s.step),
+    lines AS (
+        SELECT s.host, max(s.rtt_ms) AS worst_ms, count(*) AS n, row_number() OVER (ORDER BY max(s.rtt_ms) DESC, s.host) AS place,
+               string_agg(format('%s,%s', s.step, 100 - kasm_latency.axis_position(s.rtt_ms)), ' ' ORDER BY s.step) AS points,
+               (array_agg(s.step ORDER BY s.step DESC))[1] AS last_step,
+               (array_agg(s.rtt_ms ORDER BY s.step DESC))[1] AS last_ms
+        FROM steps AS s
+        GROUP BY s.host
+        ORDER BY max(s.rtt_ms) DESC, s.host
+        LIMIT 6)
+    SELECT '<div class="past"><svg viewBox="0 0 300 100" preserveAspectRatio="none" role="img" '
+        'aria-label="Round trip of the hosts below over the last seven days">'
+        || (SELECT string_agg(format('<line class="%s" x1="0" x2="300" y1="%s" y2="%s"/>',
+                                     CASE WHEN t.ms = kasm_latency.limit_ms() THEN 'limitline' ELSE 'grid' END,
+                                     100 - kasm_latency.axis_position(t.ms), 100 - kasm_latency.axis_position(t.ms)), '')
+            FROM (SELECT unnest(ARRAY[0.1, 1, 10, 100]::double precision[]) UNION SELECT kasm_latency.limit_ms()) AS t (ms))
+        -- a line of one step would be invisible
+        || string_agg(format('<polyline class="line line%s" points="%s%s"/>', l.place, l.points,
+                             CASE l.n WHEN 1 THEN format(' %s,%s', l.last_step + 1, 100 - kasm_latency.axis_position(l.last_ms))
+                                      ELSE '' END), '' ORDER BY l.place)
+        || '</svg>'
+        || (SELECT string_agg(format('<span class="y" style="top:%s%%">%s</span>', 100 - kasm_latency.axis_position(t.ms), t.label), '')
+            FROM (VALUES (0.1, '0.1'), (1, '1'), (10, '10'), (100, '100 ms')) AS t (ms, label))
+        || '</div><p class="x"><span>7 days ago</span><span>now</span></p><ul class="legend">'
+        || string_agg(format('<li><svg viewBox="0 0 30 6" aria-hidden="true"><line class="line line%s" x1="0" x2="30" y1="3" y2="3"/></svg>'
+                             '%s: now %s, at worst %s', l.place, kasm_latency.html(l.host), kasm_latency.ms_text(l.last_ms),
+                             kasm_latency.ms_text(l.worst_ms)), '' ORDER BY l.place)
+        || '</ul>'
+    FROM lines AS l
+$$;
+COMMENT ON FUNCTION kasm_latency.report_history() IS 'Part of the report: the round trip of the six farthest hosts over seven days; NULL without history';
+
+CREATE FUNCTION kasm_latency.report_remedies(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('<article><h3>%s <span class="%s">%s</span></h3><p>%s</p><p><b>What to do:</b> %s</p></article>',
+                             kasm_latency.html(f.host), f.verdict, replace(f.verdict, '_', ' '),
+                             kasm_latency.html(f.reason), kasm_latency.html(f.remedy)), '' ORDER BY f.place)
+    FROM (SELECT x.*, row_number() OVER () AS place FROM kasm_latency.flagged_hosts(since) AS x) AS f
+$$;
+COMMENT ON FUNCTION kasm_latency.report_remedies(interval) IS 'Part of the report: reasons and remedies of the flagged hosts; NULL where there are none';
+
+CREATE FUNCTION kasm_latency.report(since interval DEFAULT NULL)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO'
+AS $$
+    SELECT $page$<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Distance to the database</title>
+<style>
+:root { color-scheme: light dark; --ink: #1a1c20; --paper: #fff; --soft: #5a6069; --rule: #d5d9df; --near: #e4f1fa;
+        --good: #0072b2; --bad: #b34700; --doubt: #8a5a00; --calm: #5a6069 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaee; --paper: #16181c; --soft: #a7aeb8; --rule: #3a3f47; --near: #1b2c38;
+          --good: #56b4e9; --bad: #ff9457; --doubt: #e6b34d; --calm: #a7aeb8 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--paper); color: var(--ink);
+       font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem } h3 { font-size: 1rem; margin: 1rem 0 .3rem }
+.when, figcaption, .note { color: var(--soft); font-size: .875rem; margin: .3rem 0 }
+.conclusion { font-size: 1.25rem; border-left: .3rem solid var(--ink); padding-left: .8rem; margin: 1rem 0 }
+.host { display: grid; grid-template-columns: minmax(8rem, 16rem) 1fr; gap: .2rem 1rem; padding: .3rem 0; border-top: 1px solid var(--rule) }
+.name span, h3 span { font-size: .875rem; font-weight: normal; white-space: nowrap }
+.track { position: relative; height: 1.5rem; min-width: 0 }
+.track i { position: absolute; top: .2rem; bottom: .2rem }
+.track .band { left: 0; top: 0; bottom: 0; background: var(--near) }
+.track .limit { width: 0; top: 0; bottom: 0; border-left: 2px dashed var(--soft) }
+.track .median { width: 0; top: 0; bottom: 0; border-left: 3px solid var(--ink) }
+.scale { border: 0 } .scale .track span { position: absolute; transform: translateX(-50%); font-size: .8rem; color: var(--soft); white-space: nowrap }
+.bar { background: var(--calm) }
+.bar.in_band { background: var(--good) }
+.bar.out_of_band { background: repeating-linear-gradient(45deg, var(--bad) 0 6px, var(--paper) 6px 8px); outline: 1px solid var(--bad) }
+.bar.unproven, .bar.unexpected_client { background: repeating-linear-gradient(90deg, var(--doubt) 0 3px, var(--paper) 3px 6px); outline: 1px solid var(--doubt) }
+span.in_band { color: var(--good) } span.out_of_band { color: var(--bad); font-weight: bold }
+span.unproven, span.unexpected_client { color: var(--doubt); font-weight: bold }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; width: 100% }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; overflow-wrap: normal }
+th { font-weight: 600 } th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
+.spread div { display: grid; grid-template-columns: 4.5rem 1fr 4rem; gap: .5rem; font-size: .875rem; font-variant-numeric: tabular-nums }
+.spread span:first-child, .spread span:last-child { text-align: right } .count i { display: block; height: 1em; margin-top: .25em; background: var(--good); min-width: 1px }
+.past { position: relative; height: 14rem; margin-left: 3.5rem; border-left: 1px solid var(--rule); border-bottom: 1px solid var(--rule) }
+.past svg { width: 100%; height: 100%; display: block } .past .y { position: absolute; right: 100%; margin-right: .4rem; transform: translateY(-50%); font-size: .8rem; color: var(--soft); white-space: nowrap }
+.grid { stroke: var(--rule) } .limitline { stroke: var(--soft); stroke-dasharray: 6 4 } .grid, .limitline, .line { vector-effect: non-scaling-stroke }
+.line { fill: none; stroke-width: 2; stroke: var(--bad) } .line2 { stroke: var(--good); stroke-dasharray: 8 3 } .line3 { stroke: var(--doubt); stroke-dasharray: 2 3 }
+.line4 { stroke: var(--ink); stroke-dasharray: 10 3 2 3 } .line5 { stroke: var(--soft); stroke-dasharray: 5 5 } .line6 { stroke: var(--good); stroke-dasharray: 1 5 }
+.x { display: flex; justify-content: space-between; margin: .2rem 0 0 3.5rem; font-size: .8rem; color: var(--soft) }
+.legend { list-style: none; padding: 0; margin: .5rem 0; font-size: .9rem } .legend svg { width: 30px; height: 6px; margin-right: .5rem }
+:focus-visible { outline: 2px solid var(--good); outline-offset: 2px }
+@media (max-width: 36rem) { .host { grid-template-columns: 1fr } }
+@media print { @page { size: A4; margin: 1.5cm } body { padding: 0; font-size: 11pt } .wide { overflow: visible } table { font-size: 8pt }
+  th, td { padding: .2rem } .host, article, tr { break-inside: avoid } h2, h3 { break-after: avoid }
+  * { -webkit-print-color-adjust: exact; print-color-adjust: exact } }
+</style></head><body>
+<h1>Distance to the database</h1>
+<p class="when">$page$
+        || kasm_latency.html(format('Measured by kasm_latency over %s up to %s, in database %s.',
+               coalesce(since, kasm_latency.recent()), to_char(now(), 'YYYY-MM-DD HH24:MI TZ'), current_database()))
+        || '</p><p class="conclusion">' || kasm_latency.html(kasm_latency.conclusion(since)) || '</p>'
+        || coalesce('<h2>How far each host is</h2><figure style="margin:0">' || kasm_latency.report_axis(since)
+               || '<figcaption>Each bar goes from the fastest round trip that the kernel saw (nobody is nearer) to what 95 % of the '
+                  'turnarounds inside transactions took at most; the tick is their median. The shaded side of the dashed line is '
+                  'within the limit. The axis is logarithmic.</figcaption></figure>', '')
+        || coalesce('<h2>What the distance costs</h2>' || kasm_latency.report_costs(since)
+               || '<p class="note">A launch is as many queries in a row as were counted on the host (ten where none were), each paying the '
+                  'round trip and the median server time; beside the database a round trip takes 0.5 ms.</p>', '')
+        || '<h2>What to do</h2>' || coalesce(kasm_latency.report_remedies(since), '<p>Nothing: no host is flagged.</p>')
+        || '<h2>Over time</h2>' || coalesce(kasm_latency.report_history(),
+               '<p>There is no history of the last seven days. Schedule <code>SELECT kasm_latency.snapshot()</code>.</p>')
+        || coalesce('<h2>How turnarounds are spread</h2>' || kasm_latency.report_distributions(since), '')
+        || '</body></html>'
+$$;
+COMMENT ON FUNCTION kasm_latency.report(interval) IS 'A self-contained HTML page of all this, to hand over';
+
+
+/*
+ * 9. Who may do what.  Client addresses are sensitive: PUBLIC gets nothing.
  */
 
 REVOKE ALL ON SCHEMA kasm_latency FROM PUBLIC;
