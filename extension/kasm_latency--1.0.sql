@@ -1192,7 +1192,8 @@ AS $$
         JOIN kasm_latency.history AS h ON h.taken_at >= b.first_at
         WHERE host_history.host IS NULL OR h.host = host_history.host
         GROUP BY 1, 2)
-    SELECT k.host, sum(b.n)::bigint, min(b.first_at), max(b.last_at), min(b.rtt_min_ms), max(b.rtt_max_ms),
+    SELECT k.host, sum(b.n)::bigint, min(b.first_at), max(b.last_at),
+           kasm_latency.rounded(min(b.rtt_min_ms), 3), kasm_latency.rounded(max(b.rtt_max_ms), 3),
            (array_agg(b.verdict ORDER BY b.bucket DESC) FILTER (WHERE b.verdict IS NOT NULL))[1],
            rtrim(string_agg(kasm_latency.spark(b.rtt_max_ms), '' ORDER BY k.bucket)),
            rtrim(string_agg(kasm_latency.spark(b.p50_ms), '' ORDER BY k.bucket))
@@ -1226,7 +1227,7 @@ BEGIN
         RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is not fine' ELSE n || ' hosts are not fine' END, found
             USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
     END IF;
-    SELECT count(*) INTO n FROM kasm_latency.hosts AS h WHERE h.verdict <> 'no_data';
+    SELECT count(*) INTO n FROM kasm_latency.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
     RETURN format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
                   CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END);
 END
@@ -1311,19 +1312,19 @@ AS $$
         SELECT i.*, kasm_latency.ms_text(i.rtt_ms) AS rtt, v.severity
         FROM kasm_latency.host_impact(since) AS i
         JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
-        WHERE i.verdict <> 'no_data'),
+        WHERE i.judged AND i.verdict <> 'no_data'),
     counted AS (
         SELECT count(*) AS n,
-               count(*) FILTER (WHERE h.judged AND h.severity = 'critical') AS far,
-               count(*) FILTER (WHERE h.judged AND h.severity = 'warning') AS doubtful,
+               count(*) FILTER (WHERE h.severity = 'critical') AS far,
+               count(*) FILTER (WHERE h.severity = 'warning') AS doubtful,
                string_agg(h.host || ' (' || h.rtt || ')', ', ' ORDER BY h.rtt_ms DESC)
-                   FILTER (WHERE h.judged AND h.severity = 'critical') AS far_hosts,
+                   FILTER (WHERE h.severity = 'critical') AS far_hosts,
                string_agg(h.host, ', ' ORDER BY h.host)
-                   FILTER (WHERE h.judged AND h.severity = 'warning') AS doubtful_hosts
+                   FILTER (WHERE h.severity = 'warning') AS doubtful_hosts
         FROM hosts AS h),
     worst AS (
         SELECT h.* FROM hosts AS h
-        WHERE h.judged AND h.severity = 'critical' ORDER BY h.rtt_ms DESC LIMIT 1)
+        WHERE h.severity = 'critical' ORDER BY h.rtt_ms DESC LIMIT 1)
     SELECT CASE
         WHEN c.n = 0 THEN 'Nothing was measured in the span.'
         WHEN c.far > 0 THEN
@@ -1355,27 +1356,33 @@ AS $$
         || string_agg(format(
             '<div class="host" role="listitem"><div class="name"><b>%s</b> <span class="%s">%s</span></div>'
             '<div class="track" role="img" aria-label="%s">'
-            '<i class="band near" style="width:%s%%"></i><i class="limit" style="left:%s%%"></i>%s%s</div></div>',
+            '<i class="near" style="width:%s%%"></i>%s<i class="limit" style="left:%s%%"></i>%s%s</div></div>',
             kasm_latency.html(h.host), h.verdict, replace(h.verdict, '_', ' '),
             kasm_latency.html(format('round trip at least %s, typical turnaround %s',
                                      coalesce(kasm_latency.ms_text(h.rtt_ms), 'unknown'),
                                      coalesce(kasm_latency.ms_text(h.turnaround_p50_ms), 'unknown'))),
-            kasm_latency.axis_position(l.ms), kasm_latency.axis_position(l.ms),
+            kasm_latency.axis_position(l.ms), b.lines, kasm_latency.axis_position(l.ms),
             CASE WHEN h.rtt_ms IS NOT NULL THEN
                 format('<i class="bar %s" style="left:%s%%;width:%s%%"></i>', h.verdict,
                        kasm_latency.axis_position(h.rtt_ms),
                        greatest(kasm_latency.axis_position(coalesce(h.turnaround_p95_ms, h.rtt_ms))
-                                - kasm_latency.axis_position(h.rtt_ms), 0.6)) END,
+                                - kasm_latency.axis_position(h.rtt_ms), 1)) END,
             CASE WHEN h.turnaround_p50_ms IS NOT NULL THEN
                 format('<i class="median" style="left:%s%%"></i>', kasm_latency.axis_position(h.turnaround_p50_ms)) END),
             '' ORDER BY h.place)
         || '<div class="host scale" aria-hidden="true"><div class="name"></div><div class="track">'
         || (SELECT string_agg(format('<span style="left:%s%%">%s</span>', kasm_latency.axis_position(t.ms), t.label), '')
-            FROM (VALUES (0.1, '0.1'), (1, '1'), (10, '10'), (100, '100 ms')) AS t (ms, label))
+            FROM (VALUES (0.1, '0.1'), (1, '1'), (5, '5'), (10, '10'), (100, '100 ms')) AS t (ms, label))
+        || (SELECT string_agg(format('<small style="left:%s%%;width:%s%%">%s</small>', kasm_latency.axis_position(t.low),
+                                     kasm_latency.axis_position(t.high) - kasm_latency.axis_position(t.low),
+                                     kasm_latency.path_class(t.low)), '')
+            FROM (VALUES (0.05, 1), (1, 5), (10, 100), (100, 1000)) AS t (low, high))
         || '</div></div></div>'
     FROM (SELECT s.*, row_number() OVER () AS place FROM kasm_latency.host_stats(since) AS s
           WHERE s.verdict <> 'no_data') AS h
     CROSS JOIN kasm_latency.limit_ms() AS l (ms)
+    CROSS JOIN (SELECT string_agg(format('<i class="bound" style="left:%s%%"></i>', kasm_latency.axis_position(t.ms)), '') AS lines
+                FROM unnest(ARRAY[1, 5, 10, 100]) AS t (ms)) AS b
 $$;
 COMMENT ON FUNCTION kasm_latency.report_axis(interval) IS 'Part of the report: the hosts on a logarithmic axis';
 
@@ -1499,10 +1506,13 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem
 .name span, h3 span { font-size: .875rem; font-weight: normal; white-space: nowrap }
 .track { position: relative; height: 1.5rem; min-width: 0 }
 .track i { position: absolute; top: .2rem; bottom: .2rem }
-.track .band { left: 0; top: 0; bottom: 0; background: var(--near) }
+.track .near { left: 0; top: 0; bottom: 0; background: var(--near) }
+.track .bound { width: 0; top: 0; bottom: 0; border-left: 1px solid var(--rule) }
 .track .limit { width: 0; top: 0; bottom: 0; border-left: 2px dashed var(--soft) }
 .track .median { width: 0; top: 0; bottom: 0; border-left: 3px solid var(--ink) }
-.scale { border: 0 } .scale .track span { position: absolute; transform: translateX(-50%); font-size: .8rem; color: var(--soft); white-space: nowrap }
+.scale { border: 0 } .scale .track { height: 3.4rem }
+.scale small { position: absolute; top: 1.3rem; text-align: center; font-size: .7rem; line-height: 1.1; color: var(--soft); overflow-wrap: normal }
+.scale .track span { position: absolute; transform: translateX(-50%); font-size: .8rem; color: var(--soft); white-space: nowrap }
 .bar { background: var(--calm) }
 .bar.in_band { background: var(--good) }
 .bar.out_of_band { background: repeating-linear-gradient(45deg, var(--bad) 0 6px, var(--paper) 6px 8px); outline: 1px solid var(--bad) }
@@ -1511,7 +1521,8 @@ span.in_band { color: var(--good) } span.out_of_band { color: var(--bad); font-w
 span.unproven, span.unexpected_client { color: var(--doubt); font-weight: bold }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; width: 100% }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; overflow-wrap: normal }
-th { font-weight: 600 } th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
+td { white-space: nowrap }
+th { font-weight: 600 } th[scope="row"] { min-width: 7rem } th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
 .spread div { display: grid; grid-template-columns: 4.5rem 1fr 4rem; gap: .5rem; font-size: .875rem; font-variant-numeric: tabular-nums }
 .spread span:first-child, .spread span:last-child { text-align: right } .count i { display: block; height: 1em; margin-top: .25em; background: var(--good); min-width: 1px }
 .past { position: relative; height: 14rem; margin-left: 3.5rem; border-left: 1px solid var(--rule); border-bottom: 1px solid var(--rule) }
@@ -1529,8 +1540,8 @@ th { font-weight: 600 } th:first-child, td:nth-child(2), th:nth-child(2) { text-
 </style></head><body>
 <h1>Distance to the database</h1>
 <p class="when">$page$
-        || kasm_latency.html(format('Measured by kasm_latency over %s up to %s, in database %s.',
-               coalesce(since, kasm_latency.recent()), to_char(now(), 'YYYY-MM-DD HH24:MI TZ'), current_database()))
+        || kasm_latency.html(format('Measured by kasm_latency over the last %s minutes up to %s, in database %s.',
+               ceil(extract(epoch FROM coalesce(since, kasm_latency.recent())) / 60), to_char(now(), 'YYYY-MM-DD HH24:MI TZ'), current_database()))
         || '</p><p class="conclusion">' || kasm_latency.html(kasm_latency.conclusion(since)) || '</p>'
         || coalesce('<h2>How far each host is</h2><figure style="margin:0">' || kasm_latency.report_axis(since)
                || '<figcaption>Each bar goes from the fastest round trip that the kernel saw (nobody is nearer) to what 95 % of the '

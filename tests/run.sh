@@ -107,6 +107,11 @@ part_answers() {
 	in_lab answers.py
 }
 
+# a far host comes and goes: pg_cron, cron, Nagios' check, the report in a browser
+part_watched() {
+	in_lab watched.py
+}
+
 # what takes minutes: make test-long
 long() {
 	(cd "$tree/tests/long" && as_root /usr/bin/python3 "$1" "$bindir" "$user")
@@ -123,7 +128,7 @@ part_cost() {
 
 # ----- all of them, side by side; what they say one after the other
 
-parts=${*:-lint regress tap lab answers cost}
+parts=${*:-lint regress tap lab answers watched cost}
 passed=0 failed=0 skipped=0
 declare -A job
 for part in $parts; do

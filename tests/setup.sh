@@ -62,6 +62,9 @@ fi
 if [ "$purpose" = test ]; then
 	want_extension pgaudit pgaudit
 	want_extension pg_cron cron
+	want chromium program chromium
+	want check-postgres program check_postgres
+	want cron program cron
 	want libipc-run-perl perl -MIPC::Run -e 1
 	want python3-asyncpg python_module asyncpg
 	want clang-format program clang-format

@@ -38,6 +38,10 @@ for my $relation (qw(hosts flagged impact connections totals info blocking diagn
 }
 my ($status, $out, $error) = $standby->psql('postgres', q(SELECT kasm_latency.register_host('10.0.0.1', 'x')));
 like($error, qr/cannot execute INSERT in a read-only transaction/, 'names are given on the primary');
+($status, $out, $error) = $standby->psql('postgres', 'SELECT kasm_latency.snapshot()');
+like($error, qr/a standby cannot keep history/, 'history is kept on the primary');
+is($standby->safe_psql('postgres', 'SELECT kasm_latency.assert_in_band()') =~ /^OK/, 1, 'checks work');
+like($standby->safe_psql('postgres', 'SELECT kasm_latency.report()'), qr{</html>}, 'and so does the report');
 ($status) = $standby->psql('postgres', 'SELECT kasm_latency.reset()');
 is($status, 0, 'its own figures can be forgotten');
 $client->quit;

@@ -54,13 +54,16 @@ $old->safe_psql('kasm', q(
 	CREATE TABLE managers (manager_hostname text);
 	INSERT INTO managers VALUES ('webapp-1');
 	SELECT kasm_latency.register_host('10.8.0.0/16', 'region-eu', 'proxy');
-	SELECT kasm_latency.register_host('10.8.0.7', 'webapp-eu', zone => 'it''s "eu", \ and more')));
-my $registry = $old->safe_psql('kasm', 'TABLE kasm_latency.host_registry ORDER BY network');
+	SELECT kasm_latency.register_host('10.8.0.7', 'webapp-eu', zone => 'it''s "eu", \ and more');
+	INSERT INTO kasm_latency.history (taken_at, host, zone, rtt_ms, verdict)
+	VALUES ('2026-01-01 12:00+00', 'webapp-eu', 'it''s "eu", \ and more', 120.5, 'out_of_band')));
+my $kept = q(SELECT r::text FROM kasm_latency.host_registry AS r UNION ALL SELECT h::text FROM kasm_latency.history AS h ORDER BY 1);
+my $registry = $old->safe_psql('kasm', $kept);
 my $dump = $old->backup_dir . '/kasm.sql';
 $old->command_ok([ 'pg_dump', '-f', $dump, 'kasm' ], 'a dump');
 $old->safe_psql('postgres', 'CREATE DATABASE restored');
 $old->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', $dump . '.out', '-f', $dump, 'restored' ], 'restored');
-is($old->safe_psql('restored', 'TABLE kasm_latency.host_registry ORDER BY network'), $registry, 'with its names');
+is($old->safe_psql('restored', $kept), $registry, 'with its names and history');
 
 # ----- a Kasm upgrade: a dump into a server that does not have the extension
 
@@ -90,7 +93,7 @@ $new->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-o', $dump . '.
 $new->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
 $new->restart;
 follow($new, $after, 'the steps after');
-is($new->safe_psql('kasm', 'TABLE kasm_latency.host_registry ORDER BY network'), $registry, 'the names are back');
+is($new->safe_psql('kasm', $kept), $registry, 'the names and the history are back');
 is($new->safe_psql('kasm', 'TABLE managers'), 'webapp-1', q(and so is Kasm's data));
 is($new->safe_psql('kasm', 'SELECT count(*) >= 1 FROM kasm_latency.hosts'), 't', 'and it measures');
 done_testing();
