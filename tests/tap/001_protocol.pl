@@ -368,21 +368,21 @@ chains('a driver that flushes, outside of a block', '4 ', sub {
 chains('a batch in one burst', '1 ', sub { $_[0]->exchange(5, map { RawClient::extended("SELECT $_") } 1 .. 5) });
 
 # what a chain took, and what a transaction stood open for
-$node->append_conf('postgresql.conf', 'kasm_latency.idle_after = 50ms');
+$node->append_conf('postgresql.conf', 'kasm_latency.idle_after = 200ms');
 $node->reload;
-$node->poll_query_until('postgres', "SELECT current_setting('kasm_latency.idle_after') = '50ms'");
+$node->poll_query_until('postgres', "SELECT current_setting('kasm_latency.idle_after') = '200ms'");
 chains('a block with server time, short and long pauses', '5 ', sub {
 	my $c = shift;
 	run_all($c, 'BEGIN', 'SELECT pg_sleep(0.2)');
 	usleep(30_000);
 	run_all($c, 'SELECT 1');
-	usleep(100_000);
+	usleep(300_000);
 	run_all($c, 'SELECT 1');
 	run_all($c, 'COMMIT');
 });
 is( $node->safe_psql('postgres', q(
-		SELECT chains, server_s BETWEEN 0.2 AND 0.3, chain_server_s = server_s, chain_network_s = network_s,
-		       turnaround_s BETWEEN 0.03 AND 0.1, in_transaction_wait_s BETWEEN 0.13 AND 0.2,
+		SELECT chains, server_s BETWEEN 0.2 AND 0.8, chain_server_s = server_s, chain_network_s = network_s,
+		       turnaround_s BETWEEN 0.03 AND 0.3, in_transaction_wait_s - turnaround_s BETWEEN 0.3 AND 0.8,
 		       abs(chain_s - server_s - in_transaction_wait_s) < 0.001,
 		       abs(kasm_latency.percentile_ms(chain_durations, 0.5) / 1000 / chain_s - 1) < 0.1
 		FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
