@@ -333,6 +333,8 @@ chains('autocommit before and after a block', '1 2 3 ',
 	sub { run_all($_[0], ('SELECT 1') x 2, 'BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') }, attempts => 5);
 chains('two blocks in a row', '3 4 ',
 	sub { run_all($_[0], 'BEGIN', 'SELECT 1', 'COMMIT', 'BEGIN', ('SELECT 1') x 2, 'COMMIT') });
+chains('blocks and autocommit by turns', '1 ' x 10 . '3 ' x 10,
+	sub { run_all($_[0], ('BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') x 10) });
 chains('a block in one query', '2 ', sub { run_all($_[0], 'BEGIN; SELECT 1; COMMIT', 'SELECT 1') },
 	attempts => 5);
 chains('a failed block', '3 ', sub { run_all($_[0], 'BEGIN', 'SELECT 1/0', 'ROLLBACK') });
