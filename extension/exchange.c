@@ -390,7 +390,7 @@ upkeep(int64 monotonic_ns)
 }
 
 /* the last readings of the clocks, the exchange's times by them */
-#define NOW timeval_timestamptz(&wall_clock)
+#define WALL_NOW timeval_timestamptz(&wall_clock)
 #define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
 
 /*
@@ -429,9 +429,9 @@ record_unusual(FlushKind kind, bool idle)
 	int64 monotonic_ns;
 
 	/* we may have been interrupted between reading the two clocks */
-	if (!clocks_agree(clocks_apart(NOW, MONOTONIC_NOW_NS)))
+	if (!clocks_agree(clocks_apart(WALL_NOW, MONOTONIC_NOW_NS)))
 		read_clocks();
-	now = NOW;
+	now = WALL_NOW;
 	monotonic_ns = MONOTONIC_NOW_NS;
 
 	if (!clocks_agree(clocks_apart(now, monotonic_ns)))
@@ -516,7 +516,7 @@ end_exchange(const FlushKind kind)
 	 * register saved and restored.
 	 */
 	read_clocks();
-	now = NOW;
+	now = WALL_NOW;
 	apart = clocks_apart(now, MONOTONIC_NOW_NS);
 	waited_us = request_at - answer_at;
 
