@@ -39,6 +39,14 @@ $node->restart;
 like(slurp_file($node->logfile), qr/LOG:  kasm_latency: no saved statistics; starting empty/,
 	'a first start says that it starts empty');
 
+# the prefix of our settings is reserved, where PostgreSQL knows of that (15)
+if ($node->safe_psql('postgres', 'SHOW server_version_num') >= 150000)
+{
+	my ($status, $out, $err) = $node->psql('postgres', 'SET kasm_latency.no_such_setting = 1');
+	like($err, qr/invalid configuration parameter name "kasm_latency.no_such_setting"/,
+		'a setting that is not ours is refused');
+}
+
 my $port = $node->port;
 sub by
 {
