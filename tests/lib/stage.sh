@@ -39,5 +39,6 @@ if [ ! -x "$target$bindir/postgres" ]; then
 	link "$("$pg_config" --pkgincludedir)"
 	link "$("$pg_config" --includedir)"
 fi
-make -C "$source_dir" --no-print-directory -s "$@" PG_CONFIG="$target$bindir/pg_config" install >&2
+# by DESTDIR, as Debian's pg_config of 13 does not know that it was moved
+make -C "$source_dir" --no-print-directory -s "$@" PG_CONFIG="$pg_config" DESTDIR="$target" install >&2
 echo "$target$bindir/pg_config"
