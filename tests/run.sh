@@ -16,7 +16,12 @@ top=$(dirname "$here")
 what=${1:?demo, lab, bench or test}
 shift
 
-"$here/setup.sh" "$what"
+case $what in
+	test) parts=${*:-lint regress tap lab answers watched cost} needs=$parts ;;
+	*) needs=$what ;;
+esac
+# shellcheck disable=SC2086 # words
+"$here/setup.sh" $needs
 
 user=$(id -un)
 [ "$user" != root ] || user=${TEST_USER:-nobody}
@@ -128,7 +133,6 @@ part_cost() {
 
 # ----- all of them, side by side; what they say one after the other
 
-parts=${*:-lint regress tap lab answers watched cost}
 passed=0 failed=0 skipped=0
 declare -A job
 for part in $parts; do

@@ -3,14 +3,14 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh demo|lab|bench|test
+#	setup.sh PURPOSE ...		demo, lab, bench, or a part of run.sh's tests
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
 # that runs is upgraded (that would restart it).
 set -euo pipefail
 
-purpose=${1:?demo, lab, bench or test}
+purposes=${*:?demo, lab, bench, or parts of the tests}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 
 packages=()
@@ -19,58 +19,103 @@ want() { # PACKAGE CHECK...
 	shift
 	"$@" >/dev/null 2>&1 || packages+=("$package")
 }
+# is one of these asked for?
+asked() {
+	local purpose
+	for purpose; do
+		[[ " $purposes " != *" $purpose "* ]] || return 0
+	done
+	return 1
+}
 program() { command -v "$1"; }
 server_complete() {
 	local bindir
-	bindir=$("$PG_CONFIG" --bindir) &&
+	bindir=$("$PG_CONFIG" --bindir 2>/dev/null) &&
 		[ -x "$bindir/postgres" ] &&
 		[ -e "$("$PG_CONFIG" --pgxs)" ] &&
 		[ -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]
 }
 python_module() { /usr/bin/python3 -c "import $1"; }
 
+# Another server's extension, of Debian's packages for ours: SERVER is its
+# version, not known yet where the server is still to be installed.
+major=$("$PG_CONFIG" --version 2>/dev/null | sed -E 's/^PostgreSQL ([0-9]+).*/\1/') || true
+want_extension() { # NAME PACKAGE
+	[ -z "$major" ] || [ -d "/usr/share/postgresql/$major" ] || return 0
+	want "postgresql-${major:-SERVER}-$2" test -e "/usr/share/postgresql/$major/extension/$1.control"
+}
+
 want gcc program gcc
 want make program make
-want openssl program openssl
-want iproute2 program ip
 want python3 test -x /usr/bin/python3
-want python3-psycopg2 python_module psycopg2
 want linux-libc-dev test -e /usr/include/linux/tcp.h
+want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if [ "$purpose" != demo ]; then
+if asked demo lab answers watched bench cost soak limits abuse savefile; then
+	want openssl program openssl
+	want iproute2 program ip
+fi
+if asked demo tap lab answers watched bench cost soak limits abuse savefile; then
+	want python3-psycopg2 python_module psycopg2
+fi
+if asked tap lab answers bench cost; then
 	want python3-sqlalchemy python_module sqlalchemy
 	want python3-psycopg python_module psycopg
+fi
+if asked lab answers; then
 	want pgbouncer test -x /usr/sbin/pgbouncer
 	want socat program socat
 	want nftables program nft
 	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 fi
-if [ "$purpose" != demo ] && [ "$purpose" != lab ]; then
+if asked bench cost; then
 	want valgrind program valgrind
 fi
-major=$("$PG_CONFIG" --version 2>/dev/null | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
-want_extension() { # NAME PACKAGE
-	want "postgresql-${major:=15}-$2" test -e "/usr/share/postgresql/$major/extension/$1.control"
-}
-if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
+if asked bench tap; then
 	want_extension pg_stat_kcache pg-stat-kcache
 	want_extension pg_wait_sampling pg-wait-sampling
 fi
-if [ "$purpose" = bench ]; then
+if asked bench; then
 	want strace program strace
 fi
-if [ "$purpose" = test ]; then
-	want_extension pgaudit pgaudit
+if asked tap watched; then
 	want_extension pg_cron cron
+fi
+if asked tap; then
+	want_extension pgaudit pgaudit
+	want libipc-run-perl perl -MIPC::Run -e 1
+	want python3-asyncpg python_module asyncpg
+fi
+if asked watched; then
 	want chromium program chromium
 	want check-postgres program check_postgres
 	want cron program cron
-	want libipc-run-perl perl -MIPC::Run -e 1
-	want python3-asyncpg python_module asyncpg
+fi
+if asked lint; then
 	want clang-format program clang-format
 	want cppcheck program cppcheck
 fi
 server_complete || packages+=(server)
+
+# Not every release has these; the tests that need them say that they are not
+# run.  Asked before anything is fetched, where the lists are there already.
+drop_unknown() {
+	local package kept=()
+	for package in "${packages[@]}"; do
+		case $package in
+			python3-psycopg | python3-asyncpg | postgresql-[0-9]*-*)
+				if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null &&
+					! apt-cache show "$package" >/dev/null 2>&1; then
+					echo "setup: this release has no $package: what needs it is not run" >&2
+					continue
+				fi
+				;;
+		esac
+		kept+=("$package")
+	done
+	packages=("${kept[@]}")
+}
+drop_unknown
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 command -v apt-get >/dev/null || {
@@ -83,12 +128,14 @@ export DEBIAN_FRONTEND=noninteractive
 $as_root apt-get -qq update
 
 if [[ " ${packages[*]} " == *" server "* ]]; then
-	version=$(apt-cache depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
-	packages=("${packages[@]/server/}")
-	packages+=("postgresql-server-dev-$version")
+	major=$(apt-cache depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
+	packages=("${packages[@]/#server/postgresql-server-dev-SERVER}")
+	packages=("${packages[@]/SERVER/$major}")
 	# what is installed stays as it is: an upgrade would restart its clusters
-	[ -x "/usr/lib/postgresql/$version/bin/postgres" ] || packages+=("postgresql-$version")
+	[ -x "/usr/lib/postgresql/$major/bin/postgres" ] || packages+=("postgresql-$major")
 fi
+drop_unknown
+[ ${#packages[@]} -gt 0 ] || exit 0
 
 echo "setup: installing ${packages[*]}" >&2
 # Debian makes a cluster when it installs a server, and starts services, unless
@@ -104,5 +151,4 @@ if [ ! -e "$no_start" ]; then
 	$as_root chmod 755 "$no_start"
 fi
 trap '$as_root rm -f "${made[@]}"' EXIT
-# shellcheck disable=SC2068 # an emptied element must vanish
-$as_root apt-get -qq install -y --no-install-recommends ${packages[@]} >&2
+$as_root apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2
