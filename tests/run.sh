@@ -151,8 +151,10 @@ for part in $parts; do
 	fi
 	echo "----- $part"
 	cat "$work/$part.out"
+	# what a test says that it left out
+	left_out=$(sed -n 's/^# NOT RUN: //p' "$work/$part.out" | paste -sd ',' | sed 's/,/, /g')
 	case $status in
-		0) passed=$((passed + 1)); summary+=("$part: passed") ;;
+		0) passed=$((passed + 1)); summary+=("$part: passed${left_out:+; NOT RUN: $left_out}") ;;
 		77) skipped=$((skipped + 1)); summary+=("$part: NOT RUN: $(tail -n 1 "$work/$part.out")") ;;
 		*) failed=$((failed + 1)); summary+=("$part: FAILED") ;;
 	esac

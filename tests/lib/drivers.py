@@ -6,6 +6,7 @@ Prints "connected", does one unit of work for every line it reads, prints
 "done" after each, and disconnects when its input ends.
 """
 import asyncio
+import contextlib
 import sys
 
 QUERIES = 10
@@ -36,7 +37,7 @@ def sqlalchemy_psycopg2(dsn):
     with engine.connect():
         pass  # the dialect asks the server about itself, once
     while wait_for_go():
-        with Session(engine) as session:
+        with contextlib.closing(Session(engine)) as session:  # SQLAlchemy 1.3 closes none itself
             for i in range(QUERIES):
                 session.execute(text("SELECT :i"), {"i": i})
             session.commit()
