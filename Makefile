@@ -6,6 +6,7 @@
 #	make demo           see it at work, on a throwaway server
 #	make lab            every scenario of distance and noise
 #	make test           everything, on throwaway servers
+#	make test-matrix    on other versions of PostgreSQL
 #	make bench          what it costs, beside other extensions
 #	make lint           style and static checks
 

@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test test-long lab bench lint format
+.PHONY: demo test test-long test-matrix lab bench lint format
 
 demo:
 	@$(RUN) demo
@@ -14,6 +14,10 @@ test:
 
 test-long:
 	@$(RUN) test $(or $(PARTS),soak limits abuse savefile)
+
+# VERSIONS="13 17" for some
+test-matrix:
+	@tests/matrix.sh $(VERSIONS)
 
 # SCENARIOS="1 6" for some
 lab:
