@@ -74,7 +74,7 @@ my $aside = PostgreSQL::Test::Utils::tempdir;
 sub follow
 {
 	my ($node, $steps, $name) = @_;
-	local %ENV = (%ENV, $node->_get_env, PGDATABASE => 'kasm');
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'kasm');
 	my $script = "$aside/steps.sh";
 	append_to_file($script, "cd $aside && set -e\n$steps");
 	my ($out, $err);
