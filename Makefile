@@ -36,6 +36,7 @@ PG_CPPFLAGS = -D_GNU_SOURCE \
 	-isystem $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS_OPTS = --encoding=UTF8
 TAP_TESTS = 1
 PROVE_TESTS = tests/tap/*.pl
 

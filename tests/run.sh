@@ -91,7 +91,7 @@ part_regress() {
 	chmod 644 "$config"
 	(cd "$tree" && as_user "$pgxs/test/regress/pg_regress" --bindir="$bindir" --inputdir=. \
 		--outputdir="$work" --temp-instance="$work/regress" --temp-config="$config" \
-		--dlpath=. $(ls sql | sed -n 's/\.sql$//p')) ||
+		--encoding=UTF8 --dlpath=. $(ls sql | sed -n 's/\.sql$//p')) ||
 		{ cat "$work/regression.diffs" 2>/dev/null; return 1; }
 }
 
