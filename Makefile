@@ -17,6 +17,7 @@ OBJS = \
 	extension/exchange.o \
 	extension/histogram.o \
 	extension/kasm_latency.o \
+	extension/plain_table.o \
 	extension/savefile.o \
 	extension/slot.o \
 	extension/socket_rtt.o \

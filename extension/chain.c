@@ -12,7 +12,9 @@
  *
  * Its length is the number of its exchanges.  Its duration is the client's:
  * from the first request's arrival to the last answer, and one round trip,
- * for the way there and back.
+ * for the way there and back; without the times for which the client was idle
+ * (in_transaction_wait_s has these), so that a forgotten console does not
+ * drown what all others do.
  *
  * All state here is the calling backend's own.  A chain that is over for want
  * of further exchanges is recorded when the next one comes, or at exit: so
@@ -41,6 +43,7 @@ static TimestampTz began_at;
 static uint64 round_trips_before;
 static uint64 server_us_before;
 static uint64 network_us_before;
+static uint64 idle_open_us_before;
 
 bool
 chain_is_open(void)
@@ -58,6 +61,7 @@ chain_open(TimestampTz request_at)
 	round_trips_before = counters[ROUND_TRIPS];
 	server_us_before = counters[SERVER_US];
 	network_us_before = counters[NETWORK_US];
+	idle_open_us_before = counters[IDLE_OPEN_US];
 }
 
 /*
@@ -72,17 +76,14 @@ chain_end(void)
 	if (!is_open)
 		return;
 	is_open = false;
-	if (began_at != 0 && MySlot->last_seen >= began_at)
-		us = MySlot->last_seen - began_at + MySlot->floor_us;
+	if (began_at != 0)
+		us = MySlot->last_seen - began_at + MySlot->floor_us -
+			 (int64) (counters[IDLE_OPEN_US] - idle_open_us_before);
+	if (us < 0)
+		us = NO_SAMPLE;
 	slot_record_chain(counters[ROUND_TRIPS] - round_trips_before, us,
 					  counters[SERVER_US] - server_us_before,
 					  counters[NETWORK_US] - network_us_before);
-}
-
-void
-chain_forget(void)
-{
-	is_open = false;
 }
 
 void

@@ -18,7 +18,6 @@
 extern bool chain_is_open(void);
 extern void chain_open(TimestampTz request_at);
 extern void chain_end(void);
-extern void chain_forget(void);
 extern void chain_lose_time(void);
 extern bool chain_is_endless(void);
 extern int64 chain_longest_gap_us(void);

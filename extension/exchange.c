@@ -267,6 +267,21 @@ begin_waiting(TimestampTz wall, int64 apart, Turnaround kind)
 }
 
 /*
+ * An exchange is about to be recorded, before which the client was silent for
+ * that long: does a chain end before it, does one begin with it?  A block is
+ * a chain of its own; what goes before it makes another.
+ */
+static void
+turn_chain(bool begins_block, int64 silent_us)
+{
+	if (begins_block ||
+		(answer_kind == OTHERS && silent_us > chain_longest_gap_us()))
+		chain_end();
+	if (!chain_is_open())
+		chain_open(request_at);
+}
+
+/*
  * The backend exits.  If it dies of an error while a request is open, the
  * client has been answered by that error, and waits no more.  So has one that
  * sent its farewell along with its last request.
@@ -281,8 +296,11 @@ exchange_exit(int code, Datum arg)
 		return;
 	if (connection_open && request_at != 0 &&
 		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
+	{
+		turn_chain(false, request_at - answer_at);
 		slot_record(NO_SAMPLE, OTHERS, OTHERS, NO_SAMPLE, 0,
 					GetCurrentTimestamp());
+	}
 	chain_end();
 	read_socket();
 	client_detach();
@@ -346,7 +364,7 @@ open_connection(void)
 	}
 	connection_open = true;
 	outside_block = !IsTransactionBlock();
-	chain_forget();
+	chain_end();
 	set_usual_turnarounds();
 	upkeep_due_ns = Min(monotonic_ns + FIRST_UPKEEP_NS, client_next_fold_ns);
 	begin_waiting(now, clocks_apart(now, monotonic_ns), OTHERS);
@@ -400,14 +418,9 @@ upkeep(int64 monotonic_ns)
 static int64
 turnaround_sample(int64 waited_us)
 {
-	if (waited_us > idle_after_us)
-	{
-		if (answer_kind == CEILINGS)
-			slot_record_idle_open(waited_us);
-		return NO_SAMPLE;
-	}
-	if (waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
-		below_floor(waited_us))
+	if (waited_us > idle_after_us ||
+		(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
+		 below_floor(waited_us)))
 		return NO_SAMPLE;
 	return waited_us;
 }
@@ -425,6 +438,7 @@ record_unusual(FlushKind kind, bool idle)
 	const bool ends_block = ready && !outside_block && idle;
 	int64 server_us = NO_SAMPLE;
 	int64 waited_us = NO_SAMPLE;
+	int64 silent_us = PG_INT64_MAX;
 	TimestampTz now;
 	int64 monotonic_ns;
 
@@ -435,29 +449,32 @@ record_unusual(FlushKind kind, bool idle)
 	monotonic_ns = MONOTONIC_NOW_NS;
 
 	if (!clocks_agree(clocks_apart(now, monotonic_ns)))
+	{
 		chain_lose_time();
+		request_at = 0;
+	}
 	else if (request_at != 0)
 	{
 		server_us = now - request_at;
 		waited_us = request_at - answer_at;
+		silent_us = waited_us;
 	}
+	else
+		silent_us = now - answer_at; /* or less: the request has no stamp */
 
-	/* a block is a chain of its own; what goes before it makes another */
-	if (begins_block ||
-		(answer_kind == OTHERS && waited_us > chain_longest_gap_us()) ||
-		(outside_block && monotonic_ns >= client_next_fold_ns &&
-		 chain_is_endless()))
+	if (outside_block && monotonic_ns >= client_next_fold_ns &&
+		chain_is_endless())
 		chain_end();
-	if (!chain_is_open())
-		chain_open(server_us == NO_SAMPLE ? 0 : request_at);
-
-	if (waited_us != NO_SAMPLE)
-		waited_us = turnaround_sample(waited_us);
+	turn_chain(begins_block, silent_us);
 
 	/* before the exchange is recorded: it belongs to the minute that begins */
 	if (ready && monotonic_ns >= upkeep_due_ns)
 		upkeep(monotonic_ns);
 
+	if (waited_us > idle_after_us && answer_kind == CEILINGS)
+		slot_record_idle_open(waited_us);
+	if (waited_us != NO_SAMPLE)
+		waited_us = turnaround_sample(waited_us);
 	slot_record(waited_us, answer_kind, pipelines ? OTHERS : answer_kind,
 				server_us, idle, now);
 	if (ends_block)

@@ -288,10 +288,10 @@ RETURNS double precision
 LANGUAGE sql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN cost.ms = 0 THEN 'Infinity'
-                ELSE kasm_latency.rounded(
-                    kasm_latency.argument('connections', connections) * 1000.0 / cost.ms, 3) END
-    FROM kasm_latency.launch_cost(queries, rtt_ms, server_ms) AS cost (ms)
+    SELECT CASE WHEN c.launch_ms = 0 THEN 'Infinity' ELSE kasm_latency.rounded(c.connections * 1000.0 / c.launch_ms, 3) END
+    FROM (SELECT kasm_latency.argument('connections', connections) AS connections,
+                 kasm_latency.argument('queries', queries)
+                 * (kasm_latency.argument('rtt_ms', rtt_ms) + kasm_latency.argument('server_ms', server_ms)) AS launch_ms) AS c
 $$;
 COMMENT ON FUNCTION kasm_latency.launch_capacity(integer, integer, double precision, double precision) IS 'Launches per second that a pool of so many connections can carry at that distance';
 
@@ -312,9 +312,9 @@ COMMENT ON FUNCTION kasm_latency.ms_text(double precision) IS 'Milliseconds for 
 
 CREATE TABLE kasm_latency.host_registry (
     network cidr PRIMARY KEY,
-    host text NOT NULL,
+    host text NOT NULL CHECK (length(host) <= 255),
     role text NOT NULL CHECK (role IN ('webapp', 'proxy', 'agent', 'admin', 'monitor')),
-    zone text
+    zone text CHECK (length(zone) <= 255)
 );
 COMMENT ON TABLE kasm_latency.host_registry IS 'Names given to addresses and ranges by register_host; the longest prefix wins';
 COMMENT ON COLUMN kasm_latency.host_registry.network IS 'The address or range';
@@ -350,6 +350,8 @@ BEGIN
         PERFORM kasm_latency.refuse('host must not be null or empty');
     ELSIF host ~ '[[:cntrl:]]' OR zone ~ '[[:cntrl:]]' THEN
         PERFORM kasm_latency.refuse('host and zone must not contain control characters');
+    ELSIF length(host) > 255 OR length(zone) > 255 THEN
+        PERFORM kasm_latency.refuse('host and zone must not be longer than 255 characters');
     ELSIF role IS NULL OR role NOT IN ('webapp', 'proxy', 'agent', 'admin', 'monitor') THEN
         PERFORM kasm_latency.refuse('role must be webapp, proxy, agent, admin or monitor');
     END IF;
@@ -396,54 +398,29 @@ $$;
 COMMENT ON FUNCTION kasm_latency.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address';
 
 
+CREATE FUNCTION kasm_latency.plain_rows(relation text, column1 text, column2 text, OUT value1 text, OUT value2 text)
+RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE ROWS 20
+AS 'MODULE_PATHNAME', 'kasm_latency_plain_rows';
+COMMENT ON FUNCTION kasm_latency.plain_rows(text, text, text) IS 'Two columns of a plain table of the schema public, read so that nothing of its owner''s runs; up to a thousand rows';
+
 CREATE FUNCTION kasm_latency.read_kasm_hosts(notices boolean)
 RETURNS TABLE (host text, zone text)
 LANGUAGE plpgsql VOLATILE ROWS 20
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
 AS $$
-DECLARE
-    managers regclass;
-    zones regclass;
-    problem text;
 BEGIN
-    -- Whoever reads runs this.  So only plain tables and plain types: reading a
-    -- view, a foreign table, a row security policy or a cast of somebody's own
-    -- would run somebody else's code with the reader's rights.
-    SELECT max(c.oid) FILTER (WHERE c.relname = 'managers'), max(c.oid) FILTER (WHERE c.relname = 'zones')
-    INTO managers, zones
-    FROM pg_class AS c
-    WHERE c.relname IN ('managers', 'zones') AND c.relnamespace = to_regnamespace('public')
-      AND c.relkind = 'r' AND NOT c.relrowsecurity;
-
-    IF managers IS NULL OR zones IS NULL THEN
-        problem := 'there are no tables public.managers and public.zones in this database';
-    ELSE
-        SELECT format('%s.%s is missing, or of an unexpected type', w.relation, w.attname)
-        INTO problem
-        FROM (VALUES (managers, 'manager_hostname', true), (managers, 'zone_id', false),
-                     (zones, 'zone_id', false), (zones, 'zone_name', true)) AS w (relation, attname, is_text)
-        WHERE NOT EXISTS (
-            SELECT FROM pg_attribute AS a
-            JOIN pg_type AS t ON t.oid = a.atttypid
-            WHERE a.attrelid = w.relation AND a.attname = w.attname AND a.attnum > 0 AND NOT a.attisdropped
-              AND t.typnamespace = 'pg_catalog'::regnamespace AND (t.typcategory = 'S' OR NOT w.is_text))
-        LIMIT 1;
-    END IF;
-    IF problem IS NULL THEN
-        BEGIN
-            RETURN QUERY EXECUTE format($query$
-                SELECT DISTINCT regexp_replace(m.manager_hostname::text, '[[:cntrl:]]', '?', 'g'),
-                       regexp_replace(z.zone_name::text, '[[:cntrl:]]', '?', 'g')
-                FROM ONLY %s AS m LEFT JOIN ONLY %s AS z ON z.zone_id::text = m.zone_id::text
-                WHERE m.manager_hostname <> ''
-                ORDER BY 1, 2 $query$, managers, zones);
-        EXCEPTION WHEN OTHERS THEN
-            problem := SQLERRM;
-        END;
-    END IF;
-    IF problem IS NOT NULL AND notices THEN
-        RAISE NOTICE 'kasm_latency: no host names from Kasm''s own tables: %', problem;
+    -- whoever reads runs this: so not by a query of these tables
+    RETURN QUERY
+        SELECT DISTINCT regexp_replace(m.value1, '[[:cntrl:]]', '?', 'g'), regexp_replace(z.value2, '[[:cntrl:]]', '?', 'g')
+        FROM kasm_latency.plain_rows('managers', 'manager_hostname', 'zone_id') AS m
+        LEFT JOIN kasm_latency.plain_rows('zones', 'zone_id', 'zone_name') AS z ON z.value1 = m.value2
+        WHERE m.value1 <> ''
+        ORDER BY 1, 2;
+EXCEPTION WHEN OTHERS THEN
+    IF notices THEN
+        RAISE NOTICE 'kasm_latency: no host names from Kasm''s own tables: %', SQLERRM;
     END IF;
 END
 $$;
@@ -942,6 +919,7 @@ AS $$
           AND (placement_plan.host IS NULL OR i.host = placement_plan.host)),
     costs AS MATERIALIZED (
         SELECT h.*,
+               CASE h.queries WHEN 1 THEN '1 query' ELSE h.queries || ' queries, one after the other,' END AS what,
                kasm_latency.launch_cost(h.queries, h.rtt_ms, h.server_ms) AS today_ms,
                -- its users' proxy stays in their region, and asks the Web App once per session
                kasm_latency.launch_cost(h.queries, h.colocated_ms, h.server_ms) + h.rtt_ms AS moved_ms
@@ -953,13 +931,15 @@ AS $$
     FROM costs AS c
     CROSS JOIN LATERAL (VALUES
         (1, 'today', 1, c.rtt_ms, c.today_ms, c.today_ms,
-         format('%s queries, one after the other, over %s each.', c.queries, kasm_latency.ms_text(c.rtt_ms))),
+         format('%s over %s each.', c.what, kasm_latency.ms_text(c.rtt_ms))),
         (2, 'moved beside the database', 1, c.colocated_ms, c.moved_ms, c.moved_ms - c.rtt_ms,
          CASE WHEN c.moved_ms < c.today_ms
               THEN format('Saves %s of each launch: the queries stay in the database''s zone, and a Dedicated Proxy left '
                           'behind asks the control plane once per session, over %s.',
                           kasm_latency.ms_text(c.today_ms - c.moved_ms), kasm_latency.ms_text(c.rtt_ms))
-              ELSE 'Gains nothing: it is near already.' END),
+              WHEN c.rtt_ms < kasm_latency.limit_ms() THEN 'Gains nothing: it is near already.'
+              ELSE format('A launch of %s gains nothing, as the Dedicated Proxy asks over %s once; but locks and connections '
+                          'are held for less.', c.what, kasm_latency.ms_text(c.rtt_ms)) END),
         (3, 'one more Web App where it is', 2, c.rtt_ms, c.today_ms, c.today_ms,
          'Does not help: more launches at a time, each as slow as today, and each holding its locks as long.')
     ) AS o (place, option, web_apps, rtt_ms, launch_ms, holds_ms, says)
@@ -1107,6 +1087,7 @@ CREATE FUNCTION kasm_latency.snapshot()
 RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s'
 AS $$
 DECLARE
     appended integer;
@@ -1181,9 +1162,9 @@ AS $$
         SELECT CASE WHEN since > interval '0' THEN now() - since
                     ELSE kasm_latency.refuse('since must be greater than zero')::timestamptz END AS first_at),
     buckets AS (
-        SELECT h.host, width_bucket(extract(epoch FROM h.taken_at)::double precision,
-                                    extract(epoch FROM b.first_at)::double precision,
-                                    extract(epoch FROM now())::double precision + 60, 60) AS bucket,
+        SELECT h.host, least(width_bucket(extract(epoch FROM h.taken_at)::double precision,
+                                          extract(epoch FROM b.first_at)::double precision,
+                                          extract(epoch FROM now())::double precision + 60, 60), 60) AS bucket,
                count(*) AS n, min(h.taken_at) AS first_at, max(h.taken_at) AS last_at,
                min(h.rtt_ms) AS rtt_min_ms, max(h.rtt_ms) AS rtt_max_ms,
                max(h.turnaround_p50_ms) AS p50_ms,
@@ -1228,6 +1209,9 @@ BEGIN
             USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
     END IF;
     SELECT count(*) INTO n FROM kasm_latency.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
+    IF n = 0 THEN
+        RETURN 'OK, but nothing was measured: does anybody connect, and is kasm_latency.app_roles right?';
+    END IF;
     RETURN format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
                   CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END);
 END
@@ -1328,8 +1312,9 @@ AS $$
     SELECT CASE
         WHEN c.n = 0 THEN 'Nothing was measured in the span.'
         WHEN c.far > 0 THEN
-            format('%s of %s %s too far from the database: %s. ', c.far, c.n,
-                   CASE c.far WHEN 1 THEN 'hosts is' ELSE 'hosts are' END, c.far_hosts)
+            format('%s too far from the database: %s. ',
+                   CASE WHEN c.n = 1 THEN 'The one host measured is' WHEN c.far = 1 THEN format('1 of %s hosts is', c.n)
+                        ELSE format('%s of %s hosts are', c.far, c.n) END, c.far_hosts)
             || format('A launch of %s queries in a row takes %s from %s, and would take %s beside the database.',
                       coalesce(w.chain_p50, 10), kasm_latency.ms_text(w.launch_ms), w.host,
                       kasm_latency.ms_text(w.launch_ms_colocated))

@@ -19,6 +19,8 @@ SELECT kasm_latency.launch_cost(1, 'NaN');
 SELECT kasm_latency.launch_cost(1, 1, -1);
 SELECT kasm_latency.launch_cost(1, 1, 'NaN');
 SELECT kasm_latency.launch_capacity(0, 1, 1);
+SELECT kasm_latency.launch_capacity(0, 1, 0);
+SELECT kasm_latency.launch_capacity(-5, 1, 0.0001);
 SELECT kasm_latency.launch_capacity(1, 0, 1);
 SELECT kasm_latency.launch_capacity(1, 1, -0.1);
 SELECT kasm_latency.launch_capacity(1, 1, 1, 'NaN');

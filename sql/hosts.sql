@@ -31,6 +31,7 @@ SELECT kasm_latency.register_host('10.0.0.1', E'two\nlines');
 SELECT kasm_latency.register_host('10.0.0.1', 'x', 'boss');
 SELECT kasm_latency.register_host('10.0.0.1', 'x', NULL);
 SELECT kasm_latency.register_host('10.0.0.1', 'x', zone => E'\x01');
+SELECT kasm_latency.register_host('10.0.0.1', repeat('x', 256));
 SELECT kasm_latency.register_host('not an address', 'x');
 SELECT kasm_latency.forget_host(NULL);
 SELECT count(*) FROM kasm_latency.host_registry;

@@ -312,7 +312,7 @@ sub chains
 		$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
 		my $client = RawClient->new(port => $node->port, user => 'probe', database => 'postgres');
 		$work->($client);
-		$client->leave;
+		$client->leave unless $option{leaves};
 		gone();
 		$counted = $node->safe_psql('postgres', q(
 			SELECT string_agg(repeat(round(c.from_ms * 1000) || ' ', c.count::int), '' ORDER BY c.from_ms)
@@ -345,6 +345,18 @@ chains('autocommit with a pause', '2 3 ', sub {
 	usleep(20_000);
 	run_all($_[0], ('SELECT 1') x 3);
 }, attempts => 5);
+chains('a pause before a request that has no stamp', '1 1 ', sub {
+	run_all($_[0], 'SELECT 1');
+	usleep(20_000);
+	$_[0]->exchange(1, RawClient::sync());
+});
+chains('a pause before a query that ends the connection', '1 1 ', sub {
+	my $c = shift;
+	run_all($c, 'SELECT 1');
+	usleep(20_000);
+	$c->send_burst(q1('SELECT pg_terminate_backend(pg_backend_pid())'));
+	$c->read_until('$');
+}, leaves => 1);
 chains('a block with a pause', '3 ', sub {
 	run_all($_[0], 'BEGIN', 'SELECT 1');
 	usleep(20_000);
@@ -383,9 +395,12 @@ chains('a block with server time, short and long pauses', '5 ', sub {
 	run_all($c, 'COMMIT');
 });
 is( $node->safe_psql('postgres', q(
-		SELECT chains, server_s BETWEEN 0.2 AND 0.8, chain_server_s = server_s, chain_network_s = network_s,
-		       turnaround_s BETWEEN 0.03 AND 0.3, in_transaction_wait_s BETWEEN 0.33 AND 0.8,
-		       abs(chain_s - server_s - in_transaction_wait_s) < 0.001,
+		SELECT chains, server_s >= 0.2, chain_server_s = server_s, chain_network_s = network_s,
+		       in_transaction_wait_s >= 0.33,
+		       -- the long pause is neither turnaround nor chain; a busy machine may make the short one long too
+		       turnaround_s >= 0.03 OR in_transaction_wait_s > 0.5,
+		       chain_s - server_s BETWEEN 0 AND turnaround_s + 0.001
+		         AND in_transaction_wait_s - (chain_s - server_s) >= 0.3,
 		       abs(kasm_latency.percentile_ms(chain_durations, 0.5) / 1000 / chain_s - 1) < 0.1
 		FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
 	'1|t|t|t|t|t|t|t', 'how long it took, and of what');
