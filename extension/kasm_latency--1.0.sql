@@ -1238,17 +1238,19 @@ AS $$
         GROUP BY h.host),
     -- the cells of all hosts have the same bounds, from 10 us to 10 s: a series must not come and go
     bounds AS MATERIALIZED (
-        SELECT (step * 10.0 ^ decade)::double precision AS upper_ms
+        -- seconds by themselves, as they become labels: 1.5e-05, not 1.4999999999999999e-05
+        SELECT (step * 10.0 ^ decade)::double precision AS upper_ms,
+               (step * 10.0 ^ (decade - 3))::double precision AS upper_s
         FROM generate_series(-2, 3) AS decade,
              (SELECT 1 + 0.1 * n FROM generate_series(0, 9) AS n
               UNION ALL SELECT 2 + 0.2 * n FROM generate_series(0, 14) AS n
               UNION ALL SELECT 5 + 0.5 * n FROM generate_series(0, 9) AS n) AS s (step)
         UNION ALL
-        SELECT 10000)
+        SELECT 10000, 10)
     SELECT m.host, m.role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency.count_from(m.histogram, 0)
     FROM merged AS m
     CROSS JOIN LATERAL (
-        SELECT array_agg(b.upper_ms / 1000 ORDER BY b.upper_ms) AS upper_s,
+        SELECT array_agg(b.upper_s ORDER BY b.upper_ms) AS upper_s,
                array_agg(kasm_latency.count_below(m.histogram, b.upper_ms) ORDER BY b.upper_ms) AS cumulative,
                (SELECT coalesce(sum((x.from_ms + coalesce(x.to_ms, x.from_ms)) / 2 * x.count), 0) / 1000
                 FROM kasm_latency.histogram_cells(m.histogram) AS x) AS sum_s
