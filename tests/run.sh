@@ -17,7 +17,7 @@ what=${1:?demo, lab, bench or test}
 shift
 
 case $what in
-	test) parts=${*:-lint regress tap lab answers watched cost} needs=$parts ;;
+	test) parts=${*:-lint regress tap lab answers watched monitoring cost} needs=$parts ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -115,6 +115,18 @@ part_answers() {
 # a far host comes and goes: pg_cron, cron, Nagios' check, the report in a browser
 part_watched() {
 	in_lab watched.py
+}
+
+# what is in docs/monitoring: rules by the minute, the dashboard's queries on 90
+# days of history, and Prometheus' programs at work
+part_monitoring() {
+	local program
+	for program in promtool prometheus-postgres-exporter; do
+		command -v $program >/dev/null || { echo "there is no program $program"; return 77; }
+	done
+	as_user promtool test rules "$tree"/tests/monitoring/*_test.yml &&
+		as_user /usr/bin/python3 "$tree/tests/monitoring/grafana.py" "$bindir" "$user" &&
+		in_lab ../monitoring/prometheus.py
 }
 
 # what takes minutes: make test-long

@@ -51,11 +51,11 @@ want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo lab answers watched bench cost soak limits abuse savefile; then
+if asked demo lab answers watched monitoring bench cost soak limits abuse savefile; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
-if asked demo tap lab answers watched bench cost soak limits abuse savefile; then
+if asked demo tap lab answers watched monitoring bench cost soak limits abuse savefile; then
 	want python3-psycopg2 python_module psycopg2
 fi
 if asked tap lab answers bench cost; then
@@ -90,6 +90,11 @@ if asked watched; then
 	want chromium program chromium
 	want check-postgres program check_postgres
 	want cron program cron
+fi
+if asked monitoring; then
+	want python3-yaml python_module yaml
+	want prometheus program promtool
+	want prometheus-postgres-exporter program prometheus-postgres-exporter
 fi
 if asked lint; then
 	want clang-format program clang-format
