@@ -29,6 +29,18 @@ SELECT kasm_latency.prune(NULL);
 SELECT kasm_latency.prune('-1 day');
 SELECT extconfig::regclass[] FROM pg_extension WHERE extname = 'kasm_latency';
 
+-- the newest snapshot of each step, whole multiples of it; both ends are included
+TRUNCATE kasm_latency.history;
+INSERT INTO kasm_latency.history (taken_at, host)
+SELECT t, host FROM generate_series(timestamptz '2026-01-01 00:00Z', '2026-01-01 06:00Z', '5 min') AS t, unnest(ARRAY['a', 'b']) AS host
+WHERE t NOT BETWEEN '2026-01-01 03:00Z' AND '2026-01-01 03:59Z';
+SELECT to_char(p.taken_at AT TIME ZONE 'UTC', 'HH24:MI') AS taken_at, string_agg(p.host, '' ORDER BY p.host) AS hosts
+FROM kasm_latency.history_points('2026-01-01 00:30Z', '2026-01-01 06:00Z', '1 hour') AS p
+GROUP BY p.taken_at ORDER BY p.taken_at;
+SELECT count(*), count(DISTINCT p.taken_at) FROM kasm_latency.history_points('2026-01-01 00:30Z', '2026-01-01 01:30Z', '1 min') AS p;
+SELECT count(*) FROM kasm_latency.history_points('2026-01-01 06:00Z', '2026-01-01 00:00Z', '1 min');
+SELECT count(*) FROM kasm_latency.history_points(now(), now(), '0');
+
 -- checks: this session is the only client, by a Unix-domain socket
 SELECT kasm_latency.assert_in_band();
 SELECT kasm_latency.assert_in_band('warning');
