@@ -1,12 +1,14 @@
 """The queries of docs/monitoring/grafana.json, each run as Grafana would send it
-by a role with pg_monitor, on 90 days of history at 5 minutes for 50 hosts: each
-answers with rows within 200 ms, for the last six hours and for all 90 days.
+by a role with pg_monitor, on 50 live hosts and 90 days of their history at 5
+minutes: each answers with rows within 200 ms, for the last six hours and for
+all 90 days.
 
     grafana.py BINDIR USER
 
 Time is that of the server's processor (a query of these needs one process), as
 other tests may run beside this one; the best of several runs counts.
 """
+import asyncio
 import datetime
 import json
 import os
@@ -17,8 +19,9 @@ import time
 import psycopg2
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "lab"))
+sys.path[:0] = [os.path.join(HERE, "..", "lab"), os.path.join(HERE, "..", "lib")]
 import lab  # noqa: E402
+from rawclient import Connection  # noqa: E402
 
 DASHBOARD = os.path.join(HERE, "..", "..", "docs", "monitoring", "grafana.json")
 BUDGET_MS, RUNS = 200, 8
@@ -33,10 +36,10 @@ FILL = f"""
 INSERT INTO kasm_latency.history
 SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3, 3000, 250, f.rtt_ms, f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2,
        0.1, 1, CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' ELSE 'in_band' END, 3 * f.rtt_ms, 2.75 * f.rtt_ms, '15 min'
-FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t
-CROSS JOIN generate_series(1, {HOSTS}) AS n
-CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms) AS f
-ORDER BY t, n"""
+FROM (SELECT t, generate_series(1, {HOSTS}) AS n
+      FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t) AS s
+CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms) AS f"""
+LIVE = {"Hosts, now": HOSTS, "Flagged, now": HOSTS // 10}  # rows
 problems = []
 
 
@@ -85,7 +88,7 @@ class Reader:
     """Who reads for Grafana, and how long the server works for it."""
 
     def __init__(self, server):
-        self.conn = psycopg2.connect(f"host={server.dir} port={server.port} dbname=postgres user=monitoring "
+        self.conn = psycopg2.connect(f"host={server.dir} port={server.port} dbname=postgres user=monitor "
                                      "options='-c max_parallel_workers_per_gather=0'")
         self.conn.autocommit = True
         self.schedstat = f"/proc/{self.conn.get_backend_pid()}/schedstat"
@@ -113,9 +116,23 @@ class Reader:
         for _ in range(RUNS):
             columns, rows, took = self.run(sql)
             best = took if best is None else min(best, took)
-            if best < BUDGET_MS / 2:
+            if best < 0.75 * BUDGET_MS:
                 break
         return columns, rows, best
+
+
+async def live_hosts(server):
+    """As many hosts, by their addresses, a tenth of them proxies."""
+    async def host(number):
+        conn = await Connection.open(server.port, local_addr=f"127.0.1.{number}", user="kasmapp")
+        for sql in ["BEGIN"] + 30 * ["SELECT 1"] + ["COMMIT"]:
+            await conn.query(sql)
+        await conn.close()
+
+    server.psql("SELECT kasm_latency.register_host(('127.0.1.' || n)::inet, 'webapp-' || n, "
+                f"CASE n % 10 WHEN 0 THEN 'proxy' ELSE 'webapp' END) FROM generate_series(1, {HOSTS}) AS n",
+                options=["-o", "/dev/null"])
+    await asyncio.gather(*(host(number + 1) for number in range(HOSTS)))
 
 
 def check_structure(dashboard):
@@ -147,6 +164,7 @@ def check_structure(dashboard):
 
 def check_answer(title, target, columns, rows, span):
     if target["format"] == "table":
+        require(len(rows) >= LIVE.get(title, 0), f"{title}: {len(rows)} rows")
         return
     require(columns == ["time", "metric", "value"], f"{title}: columns {columns}")
     times = {row[0] for row in rows}
@@ -159,13 +177,14 @@ def main(bindir, user):
     with open(DASHBOARD) as file:
         dashboard = json.load(file)
     check_structure(dashboard)
-    server = lab.Server(bindir, user, port=lab.free_port(), listen="",
+    server = lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1",
                         settings="autovacuum = off\nwal_level = minimal\nmax_wal_senders = 0\nmax_wal_size = 4GB")
     try:
         server.start()
-        server.psql("CREATE ROLE monitoring LOGIN IN ROLE pg_monitor", FILL, "VACUUM ANALYZE kasm_latency.history")
+        server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor", FILL, "VACUUM ANALYZE kasm_latency.history")
         (size,) = server.rows("SELECT count(*) AS n FROM kasm_latency.history")
         require(int(size["n"]) >= 1.29e6, f"history has {size['n']} rows")
+        asyncio.run(live_hosts(server))
         reader = Reader(server)
         end = datetime.datetime.now(datetime.timezone.utc)
         (names,) = (variable for variable in dashboard["templating"]["list"] if variable["type"] == "query")
@@ -182,7 +201,7 @@ def main(bindir, user):
                     print(f"{panel['title']:22} {name:8} step {interval_text(interval):>3} {len(rows):6} rows {took:6.1f} ms")
                     worst[name] = max(worst.get(name, 0), took)
                     require(took < BUDGET_MS, f"{panel['title']} over {name} takes {took:.0f} ms")
-                    require(rows or panel["title"].startswith("Flagged"), f"{panel['title']} over {name}: no rows")
+                    require(rows, f"{panel['title']} over {name}: no rows")
                     check_answer(panel["title"], target, columns, rows, span)
         reader.conn.close()
     finally:

@@ -79,7 +79,7 @@ class Monitoring:
         """Start one as the user, to be stopped at the end; its output is kept."""
         with open(os.path.join(self.dir, os.path.basename(command[0]) + ".log"), "a") as log:
             process = lab.popen(self.user, "env",
-                                f"DATA_SOURCE_NAME=user=monitoring host={self.dir} dbname=postgres",
+                                f"DATA_SOURCE_NAME=user=monitor host={self.dir} dbname=postgres",
                                 *command, cwd=self.dir, stdout=log, stderr=log)
         self.running.append(process)
         return process
@@ -87,7 +87,7 @@ class Monitoring:
     def start(self):
         self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in HOSTS.items()}
         self.server.start()
-        self.server.psql("CREATE ROLE monitoring LOGIN IN ROLE pg_monitor")
+        self.server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor")
         for name, host in self.hosts.items():
             role = "proxy" if name == PROXY else "webapp"
             self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', 'lab')",
@@ -199,7 +199,7 @@ scrape_configs:
             config = yaml.safe_load(file)
         (collector,) = config["collectors"]
         require(config["target"]["collectors"] == [collector["collector_name"]], "sql_exporter.yml: target")
-        results = {query["query_name"]: self.server.rows("SET ROLE monitoring; " + query["query"])
+        results = {query["query_name"]: self.server.rows("SET ROLE monitor; " + query["query"])
                    for query in collector["queries"]}
         said = {}
         for metric in collector["metrics"]:
