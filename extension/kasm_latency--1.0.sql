@@ -1186,25 +1186,24 @@ $$;
 COMMENT ON FUNCTION kasm_latency.host_history(text, interval) IS 'A host over time (or all): sixty steps of its round trip and median turnaround, the worst of each, as a line of text';
 
 CREATE FUNCTION kasm_latency.history_points(first_at timestamptz, last_at timestamptz, step interval)
-RETURNS SETOF kasm_latency.history
-LANGUAGE sql STABLE ROWS 10000
+RETURNS TABLE (taken_at timestamptz)
+LANGUAGE sql STABLE ROWS 1000
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS (
         SELECT CASE WHEN step > interval '0' THEN extract(epoch FROM step)::double precision
                     ELSE kasm_latency.refuse('step must be greater than zero')::double precision END AS seconds)
-    SELECT h.*
+    SELECT newest.taken_at
     FROM asked AS a
     -- steps begin at whole multiples: who looks again a little later sees the same snapshots
     CROSS JOIN LATERAL generate_series(floor(extract(epoch FROM first_at) / a.seconds)::bigint,
                                        floor(extract(epoch FROM last_at) / a.seconds)::bigint) AS s (number)
     CROSS JOIN LATERAL (
-        SELECT n.taken_at FROM kasm_latency.history AS n
-        WHERE n.taken_at >= greatest(to_timestamp(s.number * a.seconds), first_at)
-          AND n.taken_at < to_timestamp((s.number + 1) * a.seconds) AND n.taken_at <= last_at
-        ORDER BY n.taken_at DESC LIMIT 1) AS newest
-    JOIN kasm_latency.history AS h ON h.taken_at = newest.taken_at
-    ORDER BY h.taken_at
+        SELECT h.taken_at FROM kasm_latency.history AS h
+        WHERE h.taken_at >= greatest(to_timestamp(s.number * a.seconds), first_at)
+          AND h.taken_at < to_timestamp((s.number + 1) * a.seconds) AND h.taken_at <= last_at
+        ORDER BY h.taken_at DESC LIMIT 1) AS newest
+    ORDER BY newest.taken_at
 $$;
 COMMENT ON FUNCTION kasm_latency.history_points(timestamptz, timestamptz, interval) IS 'The newest snapshot of each step of a time: what a graph of so many points shows, without reading what lies between';
 

@@ -108,7 +108,7 @@ drop_unknown() {
 	local package kept=()
 	for package in "${packages[@]}"; do
 		case $package in
-			python3-psycopg | python3-asyncpg | postgresql-[0-9]*-*)
+			python3-psycopg | python3-asyncpg | postgresql-[0-9]*-* | prometheus*)
 				if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null &&
 					! apt-cache show "$package" >/dev/null 2>&1; then
 					echo "setup: this release has no $package: what needs it is not run" >&2
@@ -157,3 +157,7 @@ if [ ! -e "$no_start" ]; then
 fi
 trap '$as_root rm -f "${made[@]}"' EXIT
 $as_root apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2
+# nor are these to start with the machine from now on: they would watch it
+for service in prometheus prometheus-postgres-exporter; do
+	[[ " ${packages[*]} " != *" $service "* ]] || $as_root update-rc.d "$service" disable
+done
