@@ -175,7 +175,8 @@ def instructions(bindir, user, names, short, long):
     for what, budget in (("exchange", BUDGET["instructions"]), ("clock reads", BUDGET["clock reads"]),
                          ("row", BUDGET["row"])):
         added = ours[what] - bare[what]
-        require(added <= budget + 0.005, f"an exchange or row adds {added:.2f} {what}, the budget is {budget}")
+        # the clocks are read again where a busy machine came between the two
+        require(added <= budget + (0.05 if what == "clock reads" else 0), f"an exchange or row adds {added:.2f} {what}, the budget is {budget}")
     added = ours["connection"] / bare["connection"] - 1
     require(added <= BUDGET["connection"], f"a connection adds {added:.2%}")
 
