@@ -59,7 +59,7 @@ DROP TABLE managers;
 -- nor is it planned: an index's expression and a statistics' would be evaluated
 CREATE TABLE managers (manager_hostname text, zone_id uuid);
 INSERT INTO managers VALUES ('webapp-1', '00000000-0000-0000-0000-000000000002');
-CREATE FUNCTION quiet_trap() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN current_setting('trap.armed', true) = 'on' THEN trap() END; END $$;
+CREATE FUNCTION quiet_trap() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN current_setting('trap.armed', true) = 'on' THEN public.trap() END; END $$;
 CREATE INDEX ON managers ((manager_hostname || quiet_trap()));
 CREATE INDEX ON managers (zone_id) WHERE manager_hostname <> quiet_trap();
 CREATE STATISTICS trap_statistics ON zone_id, manager_hostname FROM managers;
