@@ -18,6 +18,8 @@ $node->init;
 $node->append_conf('postgresql.conf', qq(
 shared_preload_libraries = 'kasm_latency'
 listen_addresses = '127.0.0.1'
+# on a slow machine a client that waits for another is not idle yet
+kasm_latency.idle_after = 1min
 ));
 $node->start;
 $node->safe_psql('postgres', q(
