@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test test-long test-matrix lab bench lint format
+.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format
 
 demo:
 	@$(RUN) demo
@@ -18,6 +18,10 @@ test-long:
 # VERSIONS="13 17" for some
 test-matrix:
 	@tests/matrix.sh $(VERSIONS)
+
+# on servers built for it
+test-assert test-asan test-memcheck test-musl:
+	@tests/builds.sh $(@:test-%=%) $(PARTS)
 
 # SCENARIOS="1 6" for some
 lab:

@@ -3,14 +3,14 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh PURPOSE ...		demo, lab, bench, or a part of run.sh's tests
+#	setup.sh PURPOSE ...		demo, lab, bench, builds, or a part of run.sh's tests
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
 # that runs is upgraded (that would restart it).
 set -euo pipefail
 
-purposes=${*:?demo, lab, bench, or parts of the tests}
+purposes=${*:?demo, lab, bench, builds, or parts of the tests}
 PG_CONFIG=${PG_CONFIG:-pg_config}
 
 packages=()
@@ -35,6 +35,7 @@ server_complete() {
 		[ -e "$("$PG_CONFIG" --pgxs)" ] &&
 		[ -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]
 }
+clang_asan() { test -e "$(clang -print-file-name="lib/linux/libclang_rt.asan-$(uname -m).a")"; }
 python_module() { /usr/bin/python3 -c "import $1"; }
 
 # Another server's extension, of Debian's packages for ours: SERVER is its
@@ -68,7 +69,7 @@ if asked lab answers; then
 	want nftables program nft
 	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 fi
-if asked bench cost; then
+if asked bench cost builds; then
 	want valgrind program valgrind
 fi
 if asked bench tap; then
@@ -100,7 +101,17 @@ if asked lint; then
 	want clang-format program clang-format
 	want cppcheck program cppcheck
 fi
-server_complete || packages+=(server)
+if asked builds; then
+	want dpkg-dev program dpkg-source
+	want bzip2 program bzip2
+	want libipc-run-perl perl -MIPC::Run -e 1
+	want musl-tools program musl-gcc
+	want clang program clang
+	want libclang-rt-dev clang_asan
+	want llvm program llvm-symbolizer
+else
+	server_complete || packages+=(server)
+fi
 
 # Not every release has these; the tests that need them say that they are not
 # run.  Asked before anything is fetched, where the lists are there already.

@@ -1,0 +1,225 @@
+#!/bin/bash
+# Build PostgreSQL from the distribution's source package in a way that shows
+# what an ordinary build hides, then the extension alike, and run the tests on
+# the two:
+#
+#	builds.sh assert [PART ...]	with assertions
+#	builds.sh asan [PART ...]	with AddressSanitizer and UBSan
+#	builds.sh memcheck [PART ...]	the server under valgrind
+#	builds.sh musl [PART ...]	with musl instead of glibc, as on Alpine
+#
+# Parts are those of run.sh; what is the default: see below.  Source and
+# servers are kept in BUILDS_DIR, and built anew where the way to build them
+# has changed.  Remove what is in there to get a newer PostgreSQL.
+# shellcheck disable=SC2016 # of apt and make
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+build=${1:?assert, asan, memcheck or musl}
+shift
+cache=${BUILDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kasm_latency}
+
+# the make that called us is none of PostgreSQL's or the extension's business
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CFLAGS CPPFLAGS LDFLAGS COPT PROFILE
+
+"$here/setup.sh" builds
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+
+# Let musl-gcc find the kernel's headers, which it has none of: these alone,
+# as beside them are those of glibc.
+add_kernel_headers() { # DIRECTORY
+	mkdir -p "$1"
+	ln -sfn /usr/include/linux "$1/linux"
+	ln -sfn /usr/include/asm-generic "$1/asm-generic"
+	ln -sfn "/usr/include/$(gcc -print-multiarch)/asm" "$1/asm"
+	export C_INCLUDE_PATH=$1
+}
+
+# ----- what the builds are
+
+cc=gcc
+configure=(--enable-tap-tests --enable-debug --without-readline --without-zlib)
+parts="regress tap"
+limit=3600 # seconds, for the tests
+case $build in
+	assert)
+		cflags="-Og"
+		configure+=(--enable-cassert --with-openssl --with-gssapi)
+		;;
+	asan)
+		# gcc's UBSan, beside its AddressSanitizer, writes to no log_path.
+		# PostgreSQL adds zero to null pointers.
+		cc=clang
+		cflags="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=pointer-overflow"
+		cflags+=" -fno-sanitize-recover=all"
+		configure+=(--with-openssl --with-gssapi)
+		parts="regress tap lab answers"
+		export ASAN_OPTIONS=detect_leaks=0 # of what runs during the build
+		;;
+	memcheck)
+		# palloc tells valgrind what it does, and checks its own memory
+		cflags="-O1 -fno-omit-frame-pointer -DUSE_VALGRIND"
+		configure+=(--with-openssl --with-gssapi)
+		;;
+	musl)
+		# Debian has no other library for musl
+		cc=musl-gcc
+		cflags="-O2"
+		add_kernel_headers "$cache/kernel-headers"
+		;;
+	*)
+		echo "builds: no such build: $build" >&2
+		exit 2
+		;;
+esac
+
+# ----- the source
+
+# apt's own lists may lack source packages: so we keep some for ourselves, of
+# where the machine's packages come from
+fetch_source() {
+	local apt=(-qq -o "Dir::Etc::sourcelist=$cache/apt/sources.list" -o Dir::Etc::sourceparts=-
+		-o "Dir::State::lists=$cache/apt/lists" -o APT::Sandbox::User=root)
+	local id major package version
+	id=$(. /etc/os-release && echo "$ID")
+	mkdir -p "$cache/apt/lists/partial"
+	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
+		'Created-By: Packages' "Origin: ${id^}" | sort -u >"$cache/apt/sources.list"
+	[ -s "$cache/apt/sources.list" ] || {
+		echo "builds: apt knows no packages: run \"apt-get update\"" >&2
+		return 1
+	}
+	sed -i 'p; s/^deb /deb-src /' "$cache/apt/sources.list"
+	apt-get "${apt[@]}" update
+	major=$(apt-cache "${apt[@]}" depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
+	package=postgresql-$major
+
+	# a mirror may list what it does not have yet, or no longer has
+	for version in $(apt-cache "${apt[@]}" showsrc "$package" | sed -n 's/^Version: //p' | sort -rV | uniq); do
+		rm -rf "$cache/source.new"
+		mkdir "$cache/source.new"
+		if (cd "$cache/source.new" && apt-get "${apt[@]}" source "$package=$version"); then
+			mv "$cache/source.new/$package"-*/ "$cache/source"
+			rm -rf "$cache/source.new"
+			return
+		fi
+		echo "builds: no source of $package $version; trying the one before" >&2
+	done
+	echo "builds: no source of $package is to be had" >&2
+	return 1
+}
+
+# ----- the server
+
+server=$cache/$build
+
+build_server() {
+	local objects=$cache/$build.objects
+	rm -rf "$server" "$objects"
+	mkdir "$objects"
+	# The prefix names pgsql: so Debian's patches leave its layout alone.  The
+	# server will run from a copy: so its programs look for libpq beside them.
+	(
+		cd "$objects" &&
+			"$cache/source/configure" --prefix="$server/pgsql" "${configure[@]}" CC="$cc" CFLAGS="$cflags" &&
+			make -s -j "$(nproc)" rpathdir='$$ORIGIN/../lib' &&
+			make -s rpathdir='$$ORIGIN/../lib' install &&
+			make -s -C contrib/pg_stat_statements install &&
+			make -s -C contrib/auto_explain install
+	) >"$cache/$build.log" 2>&1 || {
+		tail -n 40 "$cache/$build.log" >&2
+		echo "builds: the server was not built: see $cache/$build.log" >&2
+		return 1
+	}
+	rm -rf "$objects"
+}
+
+# one at a time
+exec 9>"$cache/lock"
+flock 9
+[ -x "$cache/source/configure" ] || fetch_source
+exec 9>"$cache/$build.lock"
+flock 9
+recipe="$("$cc" --version | head -n 1); ${configure[*]}; $cflags"
+if [ "$(cat "$server/recipe" 2>/dev/null)" != "$recipe" ]; then
+	echo "builds: building PostgreSQL for $build"
+	build_server
+	echo "$recipe" >"$server/recipe"
+fi
+
+# ----- the tests
+
+# the user who runs them may not look into our home
+work=$(mktemp -d /tmp/kasm_latency_builds.XXXXXX)
+job=
+clean_up() {
+	[ -z "$job" ] || { kill "$job" && wait "$job"; } 2>/dev/null || true
+	rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+chmod 755 "$work"
+cp -a "$server/pgsql" "$work/"
+exec 9>&-
+export PG_CONFIG=$work/pgsql/bin/pg_config
+
+# What is found is written here, by any process and at any time, and fails the
+# run: a backend that dies at its exit fails no test.
+found=$work/found
+mkdir -m 1777 "$found"
+
+case $build in
+	asan)
+		# PostgreSQL leaves its memory to the end of the process; and the lab
+		# preloads a library into a server
+		common="halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path=$found/report"
+		export ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0:$common" UBSAN_OPTIONS="$common"
+		# of the extension more is asked
+		export COPT="-fsanitize=pointer-overflow,float-cast-overflow,local-bounds -fno-sanitize-recover=all"
+		;;
+	musl)
+		add_kernel_headers "$work/kernel-headers"
+		;;
+	memcheck)
+		# servers that serve, and not those of initdb
+		cp "$cache/source/src/tools/valgrind.supp" "$work/"
+		# the dynamic linker compares what may be $ORIGIN by words
+		cat >>"$work/valgrind.supp" <<-END
+
+			{
+			   ld.so
+			   Memcheck:Addr8
+			   fun:strncmp
+			   fun:is_dst
+			}
+		END
+		mv "$work/pgsql/bin/postgres" "$work/pgsql/bin/postgres.bin"
+		cat >"$work/pgsql/bin/postgres" <<-END
+			#!/bin/sh
+			case \$1 in
+				-V | --version | -C | --boot | --check | --single | --describe-config) exec "\$0.bin" "\$@" ;;
+			esac
+			exec valgrind --quiet --leak-check=no --vgdb=no --gen-suppressions=all \\
+				--num-callers=30 --error-markers=FOUND,END --log-file=$found/%p \\
+				--suppressions=$work/valgrind.supp "\$0.bin" "\$@"
+		END
+		chmod 755 "$work/pgsql/bin/postgres"
+		export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT=1200
+		;;
+esac
+
+status=0
+# shellcheck disable=SC2048,SC2086 # several words
+timeout -k 60 "$limit" "$here/run.sh" test ${*:-$parts} &
+job=$!
+wait "$job" || status=$?
+job=
+if [ -n "$(find "$found" -type f -size +0 -print -quit)" ]; then
+	echo "----- found by $build"
+	find "$found" -type f -size +0 -exec tail -n +1 {} +
+	status=1
+fi
+echo "builds: $build: $([ "$status" = 0 ] && echo passed || echo FAILED)"
+exit "$status"
