@@ -245,6 +245,30 @@ read_clocks(void)
 	clock_gettime(CLOCK_MONOTONIC, &monotonic_clock);
 }
 
+/* the last readings of the clocks, the exchange's times by them */
+#define WALL_NOW timeval_timestamptz(&wall_clock)
+#define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
+
+/* how often a reading that was interrupted is made anew */
+#define READ_CLOCKS_ATTEMPTS 10
+
+/*
+ * Both clocks, with no interruption between the two: on a machine so busy that
+ * there always is one, the last attempt.
+ */
+static pg_noinline void
+read_clocks_together(void)
+{
+	for (int attempt = 0; attempt < READ_CLOCKS_ATTEMPTS; attempt++)
+	{
+		int64 before_ns = monotonic_now_ns();
+
+		read_clocks();
+		if (MONOTONIC_NOW_NS - before_ns < CLOCK_SLACK_NS / 2)
+			break;
+	}
+}
+
 /*
  * How far the wall clock is ahead of the monotonic one, in nanoseconds.  Only
  * differences mean anything: the figure itself may have wrapped.
@@ -344,8 +368,13 @@ log_if_far(uint32 floor_us, TimestampTz now)
 static pg_noinline void
 open_connection(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	int64 monotonic_ns = monotonic_now_ns();
+	TimestampTz now;
+	int64 monotonic_ns;
+
+	/* the first turnaround is measured from these */
+	read_clocks_together();
+	now = WALL_NOW;
+	monotonic_ns = MONOTONIC_NOW_NS;
 
 	if (MySlot == NULL)
 	{
@@ -407,10 +436,6 @@ upkeep(int64 monotonic_ns)
 	upkeep_due_ns = client_next_fold_ns;
 }
 
-/* the last readings of the clocks, the exchange's times by them */
-#define WALL_NOW timeval_timestamptz(&wall_clock)
-#define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
-
 /*
  * A turnaround as a sample: NO_SAMPLE where the client was idle, or faster
  * than its path, which nobody is who waited for the answer.
@@ -444,7 +469,7 @@ record_unusual(FlushKind kind, bool idle)
 
 	/* we may have been interrupted between reading the two clocks */
 	if (!clocks_agree(clocks_apart(WALL_NOW, MONOTONIC_NOW_NS)))
-		read_clocks();
+		read_clocks_together();
 	now = WALL_NOW;
 	monotonic_ns = MONOTONIC_NOW_NS;
 
