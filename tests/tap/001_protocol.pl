@@ -330,15 +330,15 @@ sub chains
 sub run_all { my $c = shift; $c->exchange(1, q1($_)) for @_; return }
 
 chains('BEGIN, ten, COMMIT', '12 ', sub { run_all($_[0], 'BEGIN', ('SELECT 1') x 10, 'COMMIT') });
-chains('autocommit, one after the other', '4 ', sub { run_all($_[0], ('SELECT 1') x 4) }, attempts => 5);
+chains('autocommit, one after the other', '4 ', sub { run_all($_[0], ('SELECT 1') x 4) }, attempts => 20);
 chains('autocommit before and after a block', '1 2 3 ',
-	sub { run_all($_[0], ('SELECT 1') x 2, 'BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') }, attempts => 5);
+	sub { run_all($_[0], ('SELECT 1') x 2, 'BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') }, attempts => 20);
 chains('two blocks in a row', '3 4 ',
 	sub { run_all($_[0], 'BEGIN', 'SELECT 1', 'COMMIT', 'BEGIN', ('SELECT 1') x 2, 'COMMIT') });
 chains('blocks and autocommit by turns', '1 ' x 10 . '3 ' x 10,
 	sub { run_all($_[0], ('BEGIN', 'SELECT 1', 'COMMIT', 'SELECT 1') x 10) });
 chains('a block in one query', '2 ', sub { run_all($_[0], 'BEGIN; SELECT 1; COMMIT', 'SELECT 1') },
-	attempts => 5);
+	attempts => 20);
 chains('a failed block', '3 ', sub { run_all($_[0], 'BEGIN', 'SELECT 1/0', 'ROLLBACK') });
 chains('a block left open', '2 ', sub { run_all($_[0], 'BEGIN', 'SELECT 1') });
 chains('longer than the scale', '280 ', sub { run_all($_[0], 'BEGIN', ('SELECT 1') x 300, 'COMMIT') });
@@ -346,7 +346,7 @@ chains('autocommit with a pause', '2 3 ', sub {
 	run_all($_[0], ('SELECT 1') x 2);
 	usleep(20_000);
 	run_all($_[0], ('SELECT 1') x 3);
-}, attempts => 5);
+}, attempts => 20);
 chains('a pause before a request that has no stamp', '1 1 ', sub {
 	run_all($_[0], 'SELECT 1');
 	usleep(20_000);
@@ -380,7 +380,7 @@ chains('a driver that flushes, outside of a block', '4 ', sub {
 		$c->read_until('1');
 		$c->exchange(1, RawClient::bind_portal('', ''), RawClient::execute(''), RawClient::sync());
 	}
-}, attempts => 5);
+}, attempts => 20);
 chains('a batch in one burst', '1 ', sub { $_[0]->exchange(5, map { RawClient::extended("SELECT $_") } 1 .. 5) });
 
 # what a chain took, and what a transaction stood open for
