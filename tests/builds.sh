@@ -48,11 +48,7 @@ case $build in
 		configure+=(--enable-cassert --with-openssl --with-gssapi)
 		;;
 	asan)
-		# gcc's UBSan, beside its AddressSanitizer, writes to no log_path.
-		# PostgreSQL adds zero to null pointers.
-		cc=clang
-		cflags="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=pointer-overflow"
-		cflags+=" -fno-sanitize-recover=all"
+		cflags="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 		configure+=(--with-openssl --with-gssapi)
 		parts="regress tap lab answers"
 		export ASAN_OPTIONS=detect_leaks=0 # of what runs during the build
@@ -172,12 +168,14 @@ mkdir -m 1777 "$found"
 
 case $build in
 	asan)
-		# PostgreSQL leaves its memory to the end of the process; and the lab
-		# preloads a library into a server
-		common="halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path=$found/report"
-		export ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0:$common" UBSAN_OPTIONS="$common"
+		# PostgreSQL leaves its memory to the end of the process; the lab
+		# preloads a library into a server; and UBSan, beside the other, has no
+		# log of its own: its abort is reported
+		common="abort_on_error=1:print_stacktrace=1:log_path=$found/report"
+		export UBSAN_OPTIONS="halt_on_error=1:$common"
+		export ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0:handle_abort=1:halt_on_error=1:$common"
 		# of the extension more is asked
-		export COPT="-fsanitize=pointer-overflow,float-cast-overflow,local-bounds -fno-sanitize-recover=all"
+		export COPT="-fsanitize=float-cast-overflow,bounds-strict -fno-sanitize-recover=all"
 		;;
 	musl)
 		add_kernel_headers "$work/kernel-headers"

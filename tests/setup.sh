@@ -35,7 +35,6 @@ server_complete() {
 		[ -e "$("$PG_CONFIG" --pgxs)" ] &&
 		[ -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]
 }
-clang_asan() { test -e "$(clang -print-file-name="lib/linux/libclang_rt.asan-$(uname -m).a")"; }
 python_module() { /usr/bin/python3 -c "import $1"; }
 
 # Another server's extension, of Debian's packages for ours: SERVER is its
@@ -106,9 +105,6 @@ if asked builds; then
 	want bzip2 program bzip2
 	want libipc-run-perl perl -MIPC::Run -e 1
 	want musl-tools program musl-gcc
-	want clang program clang
-	want libclang-rt-dev clang_asan
-	want llvm program llvm-symbolizer
 else
 	server_complete || packages+=(server)
 fi
