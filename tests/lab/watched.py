@@ -144,6 +144,19 @@ class Watched:
         require("CONSOLE" not in done.stderr, f"{name}: the browser's console says {done.stderr}")
         return shot
 
+    def print_out(self, name):
+        """The page on paper: A4, and few sheets of it."""
+        paper = os.path.join(self.dir, f"{name}.pdf")
+        subprocess.run([*lab.as_user(self.user), "chromium", "--headless=new", "--no-sandbox", "--disable-gpu",
+                        "--disable-dev-shm-usage", f"--user-data-dir={self.dir}/paper.profile", f"--print-to-pdf={paper}",
+                        f"file://{self.dir}/{name}.html"],
+                       env=dict(os.environ, HOME=self.dir), cwd=self.dir, timeout=90,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(paper, "rb") as file:
+            sheets = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", file.read())
+        require(1 <= len(sheets) <= 4 and all(abs(float(w) - 595) < 2 and abs(float(h) - 842) < 2 for w, h in sheets),
+                f"printed on {sheets}")
+
     def wait_for(self, far):
         """The verdict, then everything that watches; waits for a full minute."""
         query = "SELECT count(*) AS n FROM kasm_latency.hosts WHERE verdict = '%s' AND round_trips > 200"
@@ -163,6 +176,7 @@ class Watched:
                 shot = self.browse(page, name, width, dark)
                 if self.keep:
                     lab.shutil.copy(shot, f"{self.keep}.{name}.png")
+            self.print_out("wide")
             if self.keep:
                 with open(self.keep, "w") as file:
                     file.write(page)
