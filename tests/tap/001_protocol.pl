@@ -371,7 +371,7 @@ chains('COPY in with a pause', '3 ', sub {
 	$c->read_until('G');
 	usleep(20_000);
 	$c->exchange(1, RawClient::copy_data("1\n"), RawClient::copy_done());
-});
+}, attempts => 20);
 chains('a driver that flushes, outside of a block', '4 ', sub {
 	my $c = shift;
 	for (1 .. 2)
