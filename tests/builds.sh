@@ -168,14 +168,15 @@ mkdir -m 1777 "$found"
 
 case $build in
 	asan)
-		# PostgreSQL leaves its memory to the end of the process; the lab
-		# preloads a library into a server; and UBSan, beside the other, has no
-		# log of its own: its abort is reported
-		common="abort_on_error=1:print_stacktrace=1:log_path=$found/report"
-		export UBSAN_OPTIONS="halt_on_error=1:$common"
-		export ASAN_OPTIONS="detect_leaks=0:verify_asan_link_order=0:handle_abort=1:halt_on_error=1:$common"
-		# of the extension more is asked
-		export COPT="-fsanitize=float-cast-overflow,bounds-strict -fno-sanitize-recover=all"
+		# PostgreSQL leaves its memory to the end of the process; and the lab
+		# preloads a library into a server
+		ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:halt_on_error=1:abort_on_error=1
+		export ASAN_OPTIONS+=:handle_sigill=1:print_stacktrace=1:log_path=$found/report
+		# Of the extension more is asked.  UBSan itself reads its options when
+		# it first finds something, when PostgreSQL has long written its title
+		# over them: so what it finds in the extension traps, and
+		# AddressSanitizer reports that.  In PostgreSQL it ends the process.
+		export COPT="-fsanitize=float-cast-overflow,bounds-strict -fsanitize-undefined-trap-on-error"
 		;;
 	musl)
 		add_kernel_headers "$work/kernel-headers"
