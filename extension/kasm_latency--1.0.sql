@@ -697,6 +697,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency.client_stats(interval) IS 'What the view clients shows, over another span of up to an hour; NULL is the setting recent';
 
+CREATE FUNCTION kasm_latency.host_figures(since interval)
+RETURNS TABLE (
+    host text, role text, zone text, client_addrs inet[], judged boolean, verdict text, rank integer,
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, turnaround_min_ms double precision, retransmits bigint,
+    network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    chains bigint, chain_round_trips bigint,
+    chain_s double precision, chain_network_s double precision, chain_server_s double precision,
+    ceilings bytea, server_times bytea, chain_lengths bytea, chain_durations bytea,
+    first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.host,
+           -- of a host's clients those that are judged speak first, and of these the worst
+           (array_agg(c.role ORDER BY c.judged DESC, c.rank DESC))[1],
+           (array_agg(c.zone ORDER BY c.zone))[1],
+           array_agg(DISTINCT c.client_addr ORDER BY c.client_addr) FILTER (WHERE c.client_addr IS NOT NULL),
+           bool_or(c.judged),
+           (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1],
+           (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1],
+           sum(c.connections)::bigint, sum(c.round_trips)::bigint, sum(c.transactions)::bigint,
+           max(c.rtt_ms), min(c.turnaround_min_ms), sum(c.retransmits)::bigint,
+           sum(c.network_s), sum(c.server_s), sum(c.in_transaction_wait_s),
+           sum(c.chains)::bigint, sum(c.chain_round_trips)::bigint,
+           sum(c.chain_s), sum(c.chain_network_s), sum(c.chain_server_s),
+           kasm_latency.merge_histograms(c.ceilings), kasm_latency.merge_histograms(c.server_times),
+           kasm_latency.merge_histograms(c.chain_lengths), kasm_latency.merge_histograms(c.chain_durations),
+           min(c.first_seen), max(c.last_seen)
+    FROM kasm_latency.judged_clients(since) AS c
+    GROUP BY c.host
+$$;
+COMMENT ON FUNCTION kasm_latency.host_figures(interval) IS 'The clients of each host taken together: what hosts and impact are made of';
+
 CREATE FUNCTION kasm_latency.host_stats(since interval)
 RETURNS TABLE (
     host text, role text, zone text, client_addrs inet[],
@@ -709,27 +743,6 @@ RETURNS TABLE (
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH hosts AS MATERIALIZED (
-        SELECT c.host,
-               -- of a host's clients those that are judged speak first, and of these the worst
-               (array_agg(c.role ORDER BY c.judged DESC, c.rank DESC))[1] AS role,
-               (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1] AS verdict,
-               (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1] AS rank,
-               (array_agg(c.zone ORDER BY c.zone))[1] AS zone,
-               array_agg(DISTINCT c.client_addr ORDER BY c.client_addr)
-                   FILTER (WHERE c.client_addr IS NOT NULL) AS client_addrs,
-               sum(c.connections)::bigint AS connections,
-               sum(c.round_trips)::bigint AS round_trips,
-               sum(c.transactions)::bigint AS transactions,
-               max(c.rtt_ms) AS rtt_ms,
-               min(c.turnaround_min_ms) AS turnaround_min_ms,
-               kasm_latency.merge_histograms(c.ceilings) AS ceilings,
-               kasm_latency.merge_histograms(c.server_times) AS server_times,
-               sum(c.retransmits)::bigint AS retransmits,
-               min(c.first_seen) AS first_seen,
-               max(c.last_seen) AS last_seen
-        FROM kasm_latency.judged_clients(since) AS c
-        GROUP BY c.host)
     SELECT h.host, h.role, h.zone, h.client_addrs,
            h.connections, h.round_trips, h.transactions,
            h.rtt_ms, h.turnaround_min_ms,
@@ -741,7 +754,7 @@ AS $$
            kasm_latency.percentile_ms(h.server_times, 0.95),
            kasm_latency.percentile_ms(h.server_times, 0.99),
            h.retransmits, kasm_latency.path_class(h.rtt_ms), h.verdict, h.first_seen, h.last_seen
-    FROM hosts AS h
+    FROM kasm_latency.host_figures(since) AS h
     ORDER BY h.rank DESC, h.rtt_ms DESC NULLS LAST, h.host
 $$;
 COMMENT ON FUNCTION kasm_latency.host_stats(interval) IS 'What the view hosts shows, over another span of up to an hour; NULL is the setting recent';
@@ -806,36 +819,14 @@ RETURNS TABLE (
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH summed AS (
-        SELECT c.host,
-               (array_agg(c.role ORDER BY c.judged DESC, c.rank DESC))[1] AS role,
-               (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1] AS verdict,
-               (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1] AS rank,
-               bool_or(c.judged) AS judged,
-               sum(c.round_trips)::bigint AS round_trips,
-               sum(c.transactions)::bigint AS transactions,
-               max(c.rtt_ms) AS rtt_ms,
-               sum(c.network_s) AS network_s,
-               sum(c.server_s) AS server_s,
-               sum(c.in_transaction_wait_s) AS in_transaction_wait_s,
-               sum(c.chains)::bigint AS chains,
-               sum(c.chain_round_trips) AS chain_round_trips,
-               sum(c.chain_s) AS chain_s,
-               sum(c.chain_network_s) AS chain_network_s,
-               sum(c.chain_server_s) AS chain_server_s,
-               kasm_latency.merge_histograms(c.chain_lengths) AS chain_lengths,
-               kasm_latency.merge_histograms(c.chain_durations) AS chain_durations,
-               kasm_latency.merge_histograms(c.server_times) AS server_times
-        FROM kasm_latency.judged_clients(since) AS c
-        GROUP BY c.host),
-    figures AS (
-        SELECT s.*,
-               kasm_latency.percentile_whole(s.chain_lengths, 0.5) AS chain_p50,
-               kasm_latency.percentile_ms(s.server_times, 0.5) AS server_p50_ms,
+    WITH figures AS (
+        SELECT h.*,
+               kasm_latency.percentile_whole(h.chain_lengths, 0.5) AS chain_p50,
+               kasm_latency.percentile_ms(h.server_times, 0.5) AS server_p50_ms,
                -- no more than the chain took: a floor of whole microseconds may be one too long
-               least(s.chain_network_s / nullif(s.chain_s, 0), 1) AS network_share,
-               least(s.chain_server_s / nullif(s.chain_s, 0), 1) AS server_share
-        FROM summed AS s)
+               least(h.chain_network_s / nullif(h.chain_s, 0), 1) AS network_share,
+               least(h.chain_server_s / nullif(h.chain_s, 0), 1) AS server_share
+        FROM kasm_latency.host_figures(since) AS h)
     SELECT f.host, f.verdict, f.round_trips, f.transactions,
            kasm_latency.rounded(f.round_trips / nullif(f.transactions, 0)::double precision, 1),
            kasm_latency.rounded(f.network_s, 3), kasm_latency.rounded(f.server_s, 3),
