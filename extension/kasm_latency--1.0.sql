@@ -258,15 +258,16 @@ RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    -- the views ask for each client: argument() is called for its error alone
     SELECT CASE
-        WHEN ms IS NULL THEN NULL
-        WHEN ms < 1 THEN 'same zone'
-        WHEN ms < 5 THEN 'same region'
-        WHEN ms < 10 THEN 'single-digit'
-        WHEN ms < 100 THEN 'cross-region'
+        WHEN rtt_ms IS NULL THEN NULL
+        WHEN rtt_ms = 'NaN' OR rtt_ms < 0 THEN kasm_latency.argument('rtt_ms', rtt_ms)::text
+        WHEN rtt_ms < 1 THEN 'same zone'
+        WHEN rtt_ms < 5 THEN 'same region'
+        WHEN rtt_ms < 10 THEN 'single-digit'
+        WHEN rtt_ms < 100 THEN 'cross-region'
         ELSE 'intercontinental'
     END
-    FROM kasm_latency.argument('rtt_ms', rtt_ms) AS a (ms)
 $$;
 COMMENT ON FUNCTION kasm_latency.path_class(double precision) IS 'What kind of path a round trip of that many milliseconds is typical of';
 
