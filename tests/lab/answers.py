@@ -9,6 +9,7 @@ thinks between its queries.
 import sys
 
 import lab
+from checks import finish, problems, require
 
 WIDTH = 120
 HOSTS = {"webapp-1": 0.3, "proxy-1": 3, "webapp-3.example.com": 25, "webapp-eu": 120}
@@ -40,13 +41,6 @@ FROM kasm_latency.placement_plan('webapp-eu')""",
        blocker_waits_for_client AS waits_for_client
 FROM kasm_latency.blocking""",
 ]
-problems = []
-
-
-def require(condition, problem):
-    if not condition:
-        problems.append(problem)
-
 
 def near(value, wanted, share):
     return abs(float(value) - wanted) <= share * wanted
@@ -188,11 +182,9 @@ class Answers:
             require(self.block(), "blocking does not say that webapp-1 waits for webapp-eu")
         finally:
             self.server.remove()
-        for problem in problems:
-            print("NOT OK: " + problem)
         if not problems and not self.showing:
             print("hosts, flagged, impact, diagnose, placement_plan and blocking: ok")
-        return 1 if problems else 0
+        return finish()
 
 
 if __name__ == "__main__":

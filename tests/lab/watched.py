@@ -15,6 +15,7 @@ import tempfile
 import time
 
 import lab
+from checks import finish, require
 
 FAR = "<b>webapp</b> \"1\" & 'co' \u00fc %s"
 SCRIPT_OF_TEST = ("<script>document.title = 'scroll ' + document.documentElement.scrollWidth + ' inner ' "
@@ -26,13 +27,6 @@ SELECT date_trunc('minute', now()) - n * interval '5 min', host, 'webapp', rtt_m
        CASE WHEN rtt_ms < 10 THEN 'in_band' ELSE 'out_of_band' END
 FROM generate_series(1, 2016) AS n,
      LATERAL (VALUES ('webapp-2', 0.4), (%s, CASE WHEN n > 300 THEN 0.6 ELSE 25 END)) AS h (host, rtt_ms)"""
-problems = []
-
-
-def require(condition, problem):
-    if not condition:
-        problems.append(problem)
-
 
 def quoted(text):
     return "'" + text.replace("'", "''") + "'"
@@ -229,9 +223,7 @@ class Watched:
                 lab.stop(self.cron)
             self.server.remove()
             lab.shutil.rmtree(self.dir, ignore_errors=True)
-        for problem in problems:
-            print("NOT OK: " + problem)
-        return 1 if problems else 0
+        return finish()
 
 
 if __name__ == "__main__":

@@ -16,18 +16,12 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab"), os.path.join(HERE, "..", "lib")]
 import lab  # noqa: E402
+from checks import finish, require  # noqa: E402
 from rawclient import Connection, message, query, startup  # noqa: E402
 
 ROUNDS = 3000
 KNOCKS = 10000
 EXCHANGES = 100000
-problems = []
-
-
-def require(condition, problem):
-    if not condition:
-        problems.append(problem)
-
 
 def extended(sql):
     return (message("P", b"\0" + sql.encode() + b"\0\0\0") + message("B", b"\0\0\0\0\0\0\0\0")
@@ -186,9 +180,7 @@ def main(bindir, user, seed="1"):
         require(not ours, f"the server's log has {len(ours)} lines of ours: {ours[:3]}")
     finally:
         server.remove()
-    for problem in problems:
-        print("NOT OK: " + problem)
-    return 1 if problems else 0
+    return finish()
 
 
 if __name__ == "__main__":

@@ -14,19 +14,13 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab"), os.path.join(HERE, "..", "lib")]
 import lab  # noqa: E402
+from checks import finish, require  # noqa: E402
 import rawclient  # noqa: E402
 from rawclient import Connection, Failed  # noqa: E402
 
 MAX_CLIENTS = 50
 IPV4 = [f"127.{10 + i // 10000}.{i // 100 % 100}.{i % 100 + 1}" for i in range(3000)]
 IPV6 = [f"fd99::{i:x}" for i in range(1, 1001)]
-problems = []
-
-
-def require(condition, problem):
-    if not condition:
-        problems.append(problem)
-
 
 async def visit(server, addr):
     """A client with three exchanges."""
@@ -138,9 +132,7 @@ def main(bindir, user):
         require(not bad, f"the server's log: {bad[:3]}")
     finally:
         server.remove()
-    for problem in problems:
-        print("NOT OK: " + problem)
-    return 1 if problems else 0
+    return finish()
 
 
 if __name__ == "__main__":

@@ -18,18 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab")]
 import lab  # noqa: E402
+from checks import finish, require  # noqa: E402
 
 MUTATIONS = 2000
 WORKERS = 2
 NAME = "pg_stat/kasm_latency.stat"
 QUERY = "SELECT count(*) AS n FROM kasm_latency.totals WHERE username IN ('kasmapp', 'second')\n"
-problems = []
-
-
-def require(condition, problem):
-    if not condition and len(problems) < 20:
-        problems.append(problem)
-
 
 def crc32c(data, table=[]):
     if not table:
@@ -158,9 +152,7 @@ def main(bindir, user, n=MUTATIONS):
     finally:
         for directory in directories:
             directory.server.remove()
-    for problem in problems:
-        print("NOT OK: " + problem)
-    return 1 if problems else 0
+    return finish()
 
 
 if __name__ == "__main__":

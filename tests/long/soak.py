@@ -15,6 +15,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab"), os.path.join(HERE, "..", "lib")]
 import lab  # noqa: E402
+from checks import finish, require  # noqa: E402
 from rawclient import Connection, Failed  # noqa: E402
 
 WORKERS = 250
@@ -25,13 +26,6 @@ VIEWS = ["clients", "hosts", "flagged", "totals", "connections", "impact", "bloc
 COUNTERS = ["round_trips", "transactions", "network_s", "server_s", "turnaround_s", "retransmits", "connections_total"]
 TOTALS = ("SELECT host(client_addr), username, database, stats_since, " + ", ".join(COUNTERS)
           + " FROM kasm_latency.totals WHERE client_addr IS NOT NULL")
-problems = []
-
-
-def require(condition, problem):
-    if not condition and len(problems) < 20:
-        problems.append(problem)
-
 
 class Soak:
     def __init__(self, bindir, user, seconds):
@@ -182,9 +176,7 @@ class Soak:
             require(not bad, f"the server's log: {bad}")
         finally:
             self.server.remove()
-        for problem in problems:
-            print("NOT OK: " + problem)
-        return 1 if problems else 0
+        return finish()
 
 
 if __name__ == "__main__":
