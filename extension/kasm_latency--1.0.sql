@@ -106,7 +106,7 @@ COMMENT ON FUNCTION kasm_latency.reset() IS 'Forget all that was measured; retur
 CREATE FUNCTION kasm_latency.reset(client_addr inet)
 RETURNS timestamptz
 LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'kasm_latency_reset';
+AS 'MODULE_PATHNAME', 'kasm_latency_reset_address';
 COMMENT ON FUNCTION kasm_latency.reset(inet) IS 'Forget what was measured of one client address; returns the time';
 
 

@@ -32,6 +32,7 @@ PG_FUNCTION_INFO_V1(kasm_latency_client_figures);
 PG_FUNCTION_INFO_V1(kasm_latency_live_connections);
 PG_FUNCTION_INFO_V1(kasm_latency_server_info);
 PG_FUNCTION_INFO_V1(kasm_latency_reset);
+PG_FUNCTION_INFO_V1(kasm_latency_reset_address);
 PG_FUNCTION_INFO_V1(kasm_latency_merge_transition);
 PG_FUNCTION_INFO_V1(kasm_latency_merge_final);
 PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
@@ -572,26 +573,38 @@ kasm_latency_server_info(PG_FUNCTION_ARGS)
 }
 
 /*
- * reset() and reset(client_addr inet)
+ * reset(): forget everything
  */
 Datum
 kasm_latency_reset(PG_FUNCTION_ARGS)
 {
+	(void) fcinfo;
+	require_loaded();
+	PG_RETURN_TIMESTAMPTZ(clients_reset(NULL));
+}
+
+/*
+ * reset_address(client_addr inet): forget the clients of one address; with
+ * NULL, those by Unix-domain socket, which have none
+ */
+Datum
+kasm_latency_reset_address(PG_FUNCTION_ARGS)
+{
 	ClientKey key;
-	inet *address;
 
 	require_loaded();
-	if (PG_NARGS() == 0)
-		PG_RETURN_TIMESTAMPTZ(clients_reset(NULL));
-
-	address = PG_GETARG_INET_PP(0);
-	if (ip_bits(address) != ip_maxbits(address))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("client_addr must be an address, not a network")));
 	memset(&key, 0, sizeof(key));
-	client_key_set_address(&key, ip_family(address) == PGSQL_AF_INET,
-						   ip_addr(address));
+	if (!PG_ARGISNULL(0))
+	{
+		const inet *address = PG_GETARG_INET_PP(0);
+
+		if (ip_bits(address) != ip_maxbits(address))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("client_addr must be an address, not a network")));
+		client_key_set_address(&key, ip_family(address) == PGSQL_AF_INET,
+							   ip_addr(address));
+	}
 	PG_RETURN_TIMESTAMPTZ(clients_reset(&key));
 }
 
