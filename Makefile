@@ -13,15 +13,21 @@
 MODULE_big = kasm_latency
 OBJS = \
 	extension/chain.o \
-	extension/clients.o \
+	extension/client_mine.o \
+	extension/client_read.o \
+	extension/client_table.o \
+	extension/clock.o \
 	extension/exchange.o \
 	extension/histogram.o \
 	extension/kasm_latency.o \
+	extension/minutes.o \
 	extension/plain_table.o \
 	extension/savefile.o \
 	extension/slot.o \
 	extension/socket_rtt.o \
-	extension/sql_functions.o
+	extension/sql_functions.o \
+	extension/sql_histogram.o \
+	$(EXTRA_OBJS)
 
 # a changed header rebuilds everything: PGXS tracks none
 $(OBJS): $(wildcard extension/*.h)
@@ -49,8 +55,7 @@ include tests/make.mk
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
-# the path of every exchange and row: a frame pointer is a third of a put, and
-# two neighbouring counters are not worth a vector
+# the path of every exchange: together 16 instructions of 194
 extension/exchange.o: override CFLAGS += -fomit-frame-pointer -fno-plt -fno-tree-slp-vectorize
 else
 all install installcheck clean:

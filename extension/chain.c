@@ -31,10 +31,11 @@
  * Between exchanges outside of transaction blocks: what a program needs to
  * get on with the next query, and not what a person does, or a timer.
  */
-#define GAP_US 10000
+#define GAP_US INT64CONST(10000)
 #define GAP_ROUND_TRIPS 10
+#define NO_CHAIN (-1)
 
-static bool is_open = false;
+int64 chain_longest_gap_us = NO_CHAIN;
 
 /* the first request; 0 = not known, or lost with a clock that was set */
 static TimestampTz began_at;
@@ -43,12 +44,14 @@ static TimestampTz began_at;
 static uint64 round_trips_before;
 static uint64 server_us_before;
 static uint64 network_us_before;
-static uint64 idle_open_us_before;
+
+/* for how long the client was idle in it */
+static int64 idle_us;
 
 bool
 chain_is_open(void)
 {
-	return is_open;
+	return chain_longest_gap_us != NO_CHAIN;
 }
 
 void
@@ -56,12 +59,13 @@ chain_open(TimestampTz request_at)
 {
 	const uint64 *counters = MySlot->figures.counters;
 
-	is_open = true;
+	chain_longest_gap_us =
+		Max(GAP_US, GAP_ROUND_TRIPS * (int64) MySlot->floor_us);
 	began_at = request_at;
 	round_trips_before = counters[ROUND_TRIPS];
 	server_us_before = counters[SERVER_US];
 	network_us_before = counters[NETWORK_US];
-	idle_open_us_before = counters[IDLE_OPEN_US];
+	idle_us = 0;
 }
 
 /*
@@ -73,17 +77,22 @@ chain_end(void)
 	const uint64 *counters = MySlot->figures.counters;
 	int64 us = NO_SAMPLE;
 
-	if (!is_open)
+	if (!chain_is_open())
 		return;
-	is_open = false;
+	chain_longest_gap_us = NO_CHAIN;
 	if (began_at != 0)
-		us = MySlot->last_seen - began_at + MySlot->floor_us -
-			 (int64) (counters[IDLE_OPEN_US] - idle_open_us_before);
+		us = MySlot->last_seen - began_at + MySlot->floor_us - idle_us;
 	if (us < 0)
 		us = NO_SAMPLE;
 	slot_record_chain(counters[ROUND_TRIPS] - round_trips_before, us,
 					  counters[SERVER_US] - server_us_before,
 					  counters[NETWORK_US] - network_us_before);
+}
+
+void
+chain_leave_out(int64 idle)
+{
+	idle_us += idle;
 }
 
 void
@@ -100,10 +109,4 @@ bool
 chain_is_endless(void)
 {
 	return MySlot->last_seen - began_at > USECS_PER_MINUTE;
-}
-
-int64
-chain_longest_gap_us(void)
-{
-	return Max(GAP_US, GAP_ROUND_TRIPS * (int64) MySlot->floor_us);
 }

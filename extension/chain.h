@@ -12,15 +12,21 @@
 
 #include "datatype/timestamp.h"
 
-/* not for other libraries: so that calls and variables need no table */
+/* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
+
+/*
+ * How long the client may pause between exchanges outside of transaction
+ * blocks for the chain to go on; less than nothing where none is open.
+ */
+extern int64 chain_longest_gap_us;
 
 extern bool chain_is_open(void);
 extern void chain_open(TimestampTz request_at);
 extern void chain_end(void);
+extern void chain_leave_out(int64 idle);
 extern void chain_lose_time(void);
 extern bool chain_is_endless(void);
-extern int64 chain_longest_gap_us(void);
 
 #pragma GCC visibility pop
 

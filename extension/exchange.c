@@ -50,7 +50,8 @@
 #include "utils/timestamp.h"
 
 #include "chain.h"
-#include "clients.h"
+#include "client_mine.h"
+#include "client_table.h"
 #include "clock.h"
 #include "compat.h"
 #include "exchange.h"
@@ -62,14 +63,7 @@
  * The socket is read at connect, when that is so long ago, once a minute and
  * at exit; and when a turnaround says that the floor must have come down.
  */
-#define FIRST_UPKEEP_NS INT64CONST(1000000000)
-
-/*
- * Between two ends the wall clock and the monotonic clock may part by that
- * much; beyond, somebody set the wall clock, or we were suspended between
- * reading the two, and the stamps are worth nothing.
- */
-#define CLOCK_SLACK_NS 200000
+#define FIRST_UPKEEP_NS NS_PER_S
 
 /* stamps are whole microseconds, and the kernel's are others than ours */
 #define FLOOR_SLACK_US 2
@@ -89,12 +83,16 @@ static PQcommMethods wrapper;
 static int (*wrapped_putmessage)(char msgtype, const char *s,
 								 size_t len) = NULL;
 static int (*wrapped_flush)(void);
+static bool exit_registered = false;
 
 /* the last message put since the last flush; 0 = none */
 static char last_message = 0;
 
 /* first ReadyForQuery seen, and not switched off since */
 static bool connection_open = false;
+
+/* was there no transaction block at the last ReadyForQuery? */
+static bool was_outside = true;
 
 /* the client does not always wait for answers */
 static bool pipelines = false;
@@ -106,28 +104,47 @@ static bool pipelines = false;
 #define COPY_FAILED 0x08   /* and an error went out during the copy */
 static uint8 since_end = 0;
 
-static bool exit_registered = false;
+static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
+static TimestampTz answer_at = 0;	   /* of the last one */
+static Turnaround answer_kind = OTHER; /* what its turnaround will be */
 
 /* longer turnarounds are none: the client was idle */
 static int64 idle_after_us = INT64CONST(1000000);
 
-/*
- * The usual turnarounds, those that need no second look: from "shortest" on,
- * neither below the floor nor those of an idle client.
- */
-static int64 usual_shortest_us = 0;
-static uint64 usual_span_us = 0;
-
-/* was there no transaction block at the last ReadyForQuery? */
-static uint64 outside_block = 1;
-
 /* when to read the socket again, and fold if a minute is over */
 static int64 upkeep_due_ns = 0;
 
-static TimestampTz request_at = 0;	  /* of this exchange; 0 = not known */
-static TimestampTz answer_at = 0;	  /* of the last one */
-static int64 answer_clocks_apart = 0; /* how far the clocks were apart then */
-static Turnaround answer_kind = OTHERS; /* what its turnaround will be */
+
+static void exchange_exit(int code, Datum arg);
+
+static FlushKind
+flush_kind(char message)
+{
+	switch (message)
+	{
+		case 0:
+			return FLUSH_OF_NOTHING;
+		case 'Z':
+			return FLUSH_READY;
+		case 'G':
+			return FLUSH_COPY_IN;
+		case 'E':
+			return FLUSH_ERROR;
+		case 'N':
+		case 'A':
+		case 'S':
+		case 'K':
+			return FLUSH_IN_BETWEEN;
+		default:
+			return FLUSH_BY_CLIENT;
+	}
+}
+
+
+/* ----------
+ * The request
+ * ----------
+ */
 
 /*
  * In the place of PqCommMethods->putmessage.  Runs for every row of a result:
@@ -159,69 +176,27 @@ putmessage_awaiting_request(char msgtype, const char *s, size_t len)
 	return result;
 }
 
-static FlushKind
-flush_kind(char message)
-{
-	switch (message)
-	{
-		case 0:
-			return FLUSH_OF_NOTHING;
-		case 'Z':
-			return FLUSH_READY;
-		case 'G':
-			return FLUSH_COPY_IN;
-		case 'E':
-			return FLUSH_ERROR;
-		case 'N':
-		case 'A':
-		case 'S':
-		case 'K':
-			return FLUSH_IN_BETWEEN;
-		default:
-			return FLUSH_BY_CLIENT;
-	}
-}
-
-/*
- * The usual turnarounds are neither below the floor nor so long that the
- * client was idle, or a chain over.  Where a chain is still to begin, and
- * where the client pipelines, none is usual.
- */
 static void
-set_usual_turnarounds(void)
+begin_waiting(TimestampTz now, bool outside)
 {
-	int64 shortest;
-	int64 longest;
-
-	usual_shortest_us = PG_INT64_MAX;
-	usual_span_us = 0;
-	if (MySlot == NULL || !chain_is_open() || pipelines)
-		return;
-	shortest = Max((int64) MySlot->floor_us - FLOOR_SLACK_US, 0);
-	longest = Min(idle_after_us, chain_longest_gap_us());
-	if (longest < shortest)
-		return;
-	usual_shortest_us = shortest;
-	usual_span_us = (uint64) (longest - shortest);
+	answer_at = now;
+	answer_kind = outside ? OTHER : CEILING;
+	request_at = 0;
+	wrapper.putmessage = putmessage_awaiting_request;
+	since_end = 0;
 }
 
-static pg_noinline void
-read_socket(void)
-{
-	SocketRtt rtt;
 
-	if (!socket_rtt_read(MyProcPort->sock, &rtt))
-		return;
-	slot_set_floor(rtt.min_rtt_us);
-	slot_set_retransmits(rtt.total_retrans);
-	set_usual_turnarounds();
-}
+/* ----------
+ * Is the client waiting?
+ * ----------
+ */
 
 /*
  * Are there bytes from the client between its socket and the backend's
  * buffer?  Asked of connections that pipeline alone, as it is a system call.
  */
-static pg_noinline bool
+static bool
 socket_has_more(void)
 {
 #ifdef USE_OPENSSL
@@ -232,62 +207,56 @@ socket_has_more(void)
 }
 
 /*
- * Both clocks, one right after the other.  Static, as on the stack they would
- * cost a stack check.
+ * At an end of a connection that pipelines, or that has bytes in the buffer:
+ * has the client sent more?  Then it was not waiting, and the exchange goes
+ * on.  But after a failed copy its data may still come.
  */
-static struct timeval wall_clock;
-static struct timespec monotonic_clock;
-
-static inline void
-read_clocks(void)
+static pg_noinline bool
+client_went_on(void)
 {
-	gettimeofday(&wall_clock, NULL);
-	clock_gettime(CLOCK_MONOTONIC, &monotonic_clock);
+	if ((since_end & COPY_FAILED) != 0 ||
+		!(compat_client_bytes_buffered() || socket_has_more()))
+		return false;
+	pipelines = true;
+	since_end |= CLIENT_AHEAD;
+	return true;
 }
 
-/* the last readings of the clocks, the exchange's times by them */
-#define WALL_NOW timeval_timestamptz(&wall_clock)
-#define MONOTONIC_NOW_NS timespec_ns(&monotonic_clock)
 
-/* how often a reading that was interrupted is made anew */
-#define READ_CLOCKS_ATTEMPTS 10
-
-/*
- * Both clocks, with no interruption between the two: on a machine so busy that
- * there always is one, the last attempt.
+/* ----------
+ * What is not as in nearly every exchange
+ * ----------
  */
-static pg_noinline void
-read_clocks_together(void)
-{
-	for (int attempt = 0; attempt < READ_CLOCKS_ATTEMPTS; attempt++)
-	{
-		int64 before_ns = monotonic_now_ns();
-
-		read_clocks();
-		if (MONOTONIC_NOW_NS - before_ns < CLOCK_SLACK_NS / 2)
-			break;
-	}
-}
-
-/*
- * How far the wall clock is ahead of the monotonic one, in nanoseconds.  Only
- * differences mean anything: the figure itself may have wrapped.
- */
-static inline int64
-clocks_apart(TimestampTz wall, int64 monotonic_ns)
-{
-	return (int64) ((uint64) wall * 1000 - (uint64) monotonic_ns);
-}
 
 static void
-begin_waiting(TimestampTz wall, int64 apart, Turnaround kind)
+read_socket(void)
 {
-	answer_at = wall;
-	answer_clocks_apart = apart;
-	answer_kind = kind;
+	SocketRtt rtt;
+
+	if (!socket_rtt_read(MyProcPort->sock, &rtt))
+		return;
+	slot_set_floor(rtt.min_rtt_us);
+	slot_set_retransmits(rtt.total_retrans);
+}
+
+/*
+ * The wall clock is not where it should be.  If it was set, what was stamped
+ * before is worth nothing; if the machine was suspended, a minute may be over
+ * that the guard has not seen.
+ */
+static Clocks
+look_closely_at_clocks(void)
+{
+	Clocks now;
+
+	if (clocks_look_closely(&now))
+		return now;
 	request_at = 0;
-	wrapper.putmessage = putmessage_awaiting_request;
-	since_end = 0;
+	chain_lose_time();
+	if (answer_kind == OTHER)
+		chain_end();
+	upkeep_due_ns = 0;
+	return now;
 }
 
 /*
@@ -299,66 +268,73 @@ static void
 turn_chain(bool begins_block, int64 silent_us)
 {
 	if (begins_block ||
-		(answer_kind == OTHERS && silent_us > chain_longest_gap_us()))
+		(answer_kind == OTHER && silent_us > chain_longest_gap_us))
 		chain_end();
 	if (!chain_is_open())
 		chain_open(request_at);
 }
 
 /*
- * The backend exits.  If it dies of an error while a request is open, the
- * client has been answered by that error, and waits no more.  So has one that
- * sent its farewell along with its last request.
+ * What is due now and then, at the end of a command: the socket, and the
+ * minute.  A fold that found its lock taken is due again at the next.
  */
 static void
-exchange_exit(int code, Datum arg)
+upkeep(int64 guard_ns)
 {
-	(void) code;
-	(void) arg;
-
-	if (MySlot == NULL)
-		return;
-	if (connection_open && request_at != 0 &&
-		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
-	{
-		turn_chain(false, request_at - answer_at);
-		slot_record(NO_SAMPLE, OTHERS, OTHERS, NO_SAMPLE, 0,
-					GetCurrentTimestamp());
-	}
-	chain_end();
 	read_socket();
-	client_detach();
+	if (client_minute_left_ns() <= 0)
+	{
+		if (was_outside && chain_is_endless())
+		{
+			chain_end();
+			chain_open(request_at);
+		}
+		if (!client_fold_if_free())
+			return;
+	}
+	upkeep_due_ns = guard_ns + client_minute_left_ns();
+}
+
+/* nobody who waited for the answer is faster than the path */
+static inline bool
+faster_than_path(int64 turnaround_us)
+{
+	return turnaround_us < (int64) MySlot->floor_us - FLOOR_SLACK_US;
 }
 
 /*
- * Say once an hour, in the server's log only, that a client is beyond the
- * server's limit: not its own, which the client may set.
+ * A turnaround as a sample, or NO_SAMPLE: where the client was idle, or faster
+ * than its path.
  */
-static void
-log_if_far(uint32 floor_us, TimestampTz now)
+static int64
+turnaround_sample(int64 us)
 {
-	double ms = floor_us / 1000.0;
-	char client[512];
+	const bool idle = us > idle_after_us;
+	const bool open = answer_kind == CEILING;
 
-	if (!kasm_latency_log_far_clients || floor_us == 0 ||
-		ms < kasm_latency_server_rtt_limit || !client_log_far_now(now))
-		return;
-	client_describe_mine(client, sizeof(client));
+	/* the lowest round trip may have come down since we last asked */
+	if (faster_than_path(us))
+		read_socket();
+	if (faster_than_path(us))
+	{
+		pipelines = true;
+		return NO_SAMPLE;
+	}
 
-	/*
-	 * The ReadyForQuery is in the send buffer.  A query cancel that was
-	 * pending must not be served by the end of ereport: its error would look
-	 * like the answer to the next query.
-	 */
-	HOLD_INTERRUPTS();
-	ereport(LOG_SERVER_ONLY,
-			(errmsg("kasm_latency: client %s is %.*f ms away; "
-					"the limit is %g ms",
-					client, ms < 10 ? 2 : (ms < 100 ? 1 : 0), ms,
-					kasm_latency_server_rtt_limit),
-			 errhidestmt(true)));
-	RESUME_INTERRUPTS();
+	if (open && (idle || pipelines))
+		slot_record_open_wait(us);
+	if (open && idle)
+		chain_leave_out(us);
+	if (pipelines)
+		answer_kind = OTHER;
+	return idle ? NO_SAMPLE : us;
 }
+
+
+/* ----------
+ * The ends of exchanges
+ * ----------
+ */
 
 /*
  * The connection is ready for its first request, or for the next after we
@@ -368,13 +344,7 @@ log_if_far(uint32 floor_us, TimestampTz now)
 static pg_noinline void
 open_connection(void)
 {
-	TimestampTz now;
-	int64 monotonic_ns;
-
-	/* the first turnaround is measured from these */
-	read_clocks_together();
-	now = WALL_NOW;
-	monotonic_ns = MONOTONIC_NOW_NS;
+	Clocks now = clocks_start();
 
 	if (MySlot == NULL)
 	{
@@ -386,143 +356,95 @@ open_connection(void)
 		exit_registered = true;
 
 		(void) socket_rtt_read(MyProcPort->sock, &rtt);
-		client_attach(now, monotonic_ns, rtt.min_rtt_us, rtt.total_retrans);
-		if (MySlot == NULL)
+		if (!client_attach(now.wall, &rtt))
 			return;
-		log_if_far(rtt.min_rtt_us, now);
+		client_log_if_far(now.wall);
 	}
 	connection_open = true;
-	outside_block = !IsTransactionBlock();
+	was_outside = !IsTransactionBlock();
 	chain_end();
-	set_usual_turnarounds();
-	upkeep_due_ns = Min(monotonic_ns + FIRST_UPKEEP_NS, client_next_fold_ns);
-	begin_waiting(now, clocks_apart(now, monotonic_ns), OTHERS);
+	upkeep_due_ns =
+		now.guard_ns + Min(FIRST_UPKEEP_NS, client_minute_left_ns());
+	begin_waiting(now.wall, true);
 }
 
 /*
- * A turnaround came out below the floor.  Nobody is faster than the path; but
- * the lowest round trip may have come down since we last asked.
- */
-static pg_noinline bool
-below_floor(int64 us)
-{
-	read_socket();
-	if (us + FLOOR_SLACK_US >= (int64) MySlot->floor_us)
-		return false;
-	pipelines = true;
-	return true;
-}
-
-/*
- * Did the wall clock go as far since the last answer as the monotonic one?
+ * Is there nothing to decide?  Only if none of what finish_exchange() looks
+ * for can be.
  */
 static inline bool
-clocks_agree(int64 apart)
+is_usual(FlushKind kind, bool outside, Clocks now)
 {
-	return (uint64) (apart - answer_clocks_apart + CLOCK_SLACK_NS) <=
-		   2 * CLOCK_SLACK_NS;
+	int64 waited_us = request_at - answer_at;
+
+	return kind == FLUSH_READY && outside == was_outside &&
+		   clocks_agree(now) && request_at != 0 &&
+		   waited_us <= chain_longest_gap_us && waited_us <= idle_after_us &&
+		   !faster_than_path(waited_us) && !pipelines &&
+		   now.guard_ns < upkeep_due_ns;
 }
 
 /*
- * What is due now and then, at the end of a command.  A fold that found its
- * lock taken is due again at the next.
+ * Record an exchange that ends now.
+ *
+ * Compiled twice: where all is usual, nearly always, whatever is decided here
+ * is left out.  It then calls nothing, and so keeps nothing across a call,
+ * which is worth 51 instructions (229 without).
  */
-static pg_noinline void
-upkeep(int64 monotonic_ns)
+static pg_attribute_always_inline void
+finish_exchange(FlushKind kind, bool outside, Clocks now, const bool usual)
 {
-	read_socket();
-	if (monotonic_ns >= client_next_fold_ns)
-		client_fold_if_free(monotonic_ns);
-	upkeep_due_ns = client_next_fold_ns;
-}
-
-/*
- * A turnaround as a sample: NO_SAMPLE where the client was idle, or faster
- * than its path, which nobody is who waited for the answer.
- */
-static int64
-turnaround_sample(int64 waited_us)
-{
-	if (waited_us > idle_after_us ||
-		(waited_us + FLOOR_SLACK_US < (int64) MySlot->floor_us &&
-		 below_floor(waited_us)))
-		return NO_SAMPLE;
-	return waited_us;
-}
-
-/*
- * Record an exchange of which something is not as it is in nearly every one:
- * its request is not known, the clocks have parted, the client paused or was
- * faster than its path, a chain begins or ends, or upkeep is due.
- */
-static pg_noinline void
-record_unusual(FlushKind kind, bool idle)
-{
-	const bool ready = kind == FLUSH_READY;
-	const bool begins_block = ready && outside_block && !idle;
-	const bool ends_block = ready && !outside_block && idle;
-	int64 server_us = NO_SAMPLE;
 	int64 waited_us = NO_SAMPLE;
-	int64 silent_us = PG_INT64_MAX;
-	TimestampTz now;
-	int64 monotonic_ns;
+	int64 server_us = NO_SAMPLE;
+	int64 silent_us;
 
-	/* we may have been interrupted between reading the two clocks */
-	if (!clocks_agree(clocks_apart(WALL_NOW, MONOTONIC_NOW_NS)))
-		read_clocks_together();
-	now = WALL_NOW;
-	monotonic_ns = MONOTONIC_NOW_NS;
+	if (!usual && !clocks_agree(now))
+		now = look_closely_at_clocks();
 
-	if (!clocks_agree(clocks_apart(now, monotonic_ns)))
+	if (usual || request_at != 0)
 	{
-		chain_lose_time();
-		request_at = 0;
-	}
-	else if (request_at != 0)
-	{
-		server_us = now - request_at;
 		waited_us = request_at - answer_at;
+		server_us = now.wall - request_at;
 		silent_us = waited_us;
 	}
 	else
-		silent_us = now - answer_at; /* or less: the request has no stamp */
+		silent_us = now.wall - answer_at; /* or less: there is no stamp */
 
-	if (outside_block && monotonic_ns >= client_next_fold_ns &&
-		chain_is_endless())
-		chain_end();
-	turn_chain(begins_block, silent_us);
+	if (!usual)
+		turn_chain(kind == FLUSH_READY && was_outside && !outside, silent_us);
 
 	/* before the exchange is recorded: it belongs to the minute that begins */
-	if (ready && monotonic_ns >= upkeep_due_ns)
-		upkeep(monotonic_ns);
+	if (!usual && kind == FLUSH_READY && now.guard_ns >= upkeep_due_ns)
+		upkeep(now.guard_ns);
 
-	if (waited_us > idle_after_us && answer_kind == CEILINGS)
-		slot_record_idle_open(waited_us);
-	if (waited_us != NO_SAMPLE)
+	if (!usual && waited_us != NO_SAMPLE)
 		waited_us = turnaround_sample(waited_us);
-	slot_record(waited_us, answer_kind, pipelines ? OTHERS : answer_kind,
-				server_us, idle, now);
-	if (ends_block)
-		chain_end();
-	if (ready)
-		outside_block = idle;
-	set_usual_turnarounds();
-	begin_waiting(now, clocks_apart(now, monotonic_ns),
-				  idle ? OTHERS : CEILINGS);
+
+	slot_record(waited_us, answer_kind, server_us, outside, now.wall);
+
+	if (!usual && kind == FLUSH_READY)
+	{
+		if (outside && !was_outside)
+			chain_end();
+		was_outside = outside;
+	}
+	begin_waiting(now.wall, outside);
+}
+
+static pg_noinline void
+finish_unusual_exchange(FlushKind kind, bool outside, Clocks now)
+{
+	finish_exchange(kind, outside, now, false);
 }
 
 /*
- * A flush that ends an exchange, or opens the connection.  Inline, so that
- * the one after a ReadyForQuery, which is nearly every one, gets a path of
- * its own.
+ * A flush that ends an exchange, or opens the connection.
  */
 static pg_attribute_always_inline void
 end_exchange(const FlushKind kind)
 {
-	uint64 idle; /* as wide as what it is added to, for one register less */
-	int64 waited_us;
-	int64 apart;
-	TimestampTz now;
+	Clocks now;
+	bool outside;
 
 	if (unlikely(!connection_open))
 	{
@@ -531,50 +453,20 @@ end_exchange(const FlushKind kind)
 		return;
 	}
 
-	/*
-	 * A client that has sent more was not waiting.  But after CopyInResponse
-	 * its data, or a Sync that it sent along, are no new request; and after a
-	 * failed copy its data may still come.
-	 */
+	/* after CopyInResponse its data, or a Sync, are no new request */
 	if (kind != FLUSH_COPY_IN &&
-		unlikely(pipelines || compat_client_bytes_buffered()))
-	{
-		if ((since_end & COPY_FAILED) == 0 &&
-			(compat_client_bytes_buffered() || socket_has_more()))
-		{
-			pipelines = true;
-			since_end |= CLIENT_AHEAD;
-			set_usual_turnarounds();
-			return;
-		}
-	}
+		unlikely(pipelines || compat_client_bytes_buffered()) &&
+		client_went_on())
+		return;
 
 	/* the same as status I in the ReadyForQuery */
-	idle = kind == FLUSH_READY && !IsTransactionBlock();
+	outside = kind == FLUSH_READY && !IsTransactionBlock();
 
-	/*
-	 * The common case calls nothing from here on, and the other one nothing
-	 * but a function that begins anew: what is held across a call costs a
-	 * register saved and restored.
-	 */
-	read_clocks();
-	now = WALL_NOW;
-	apart = clocks_apart(now, MONOTONIC_NOW_NS);
-	waited_us = request_at - answer_at;
-
-	/* without a request at hand the turnaround is far from usual */
-	if (unlikely(!clocks_agree(apart) || idle != outside_block ||
-				 (uint64) (waited_us - usual_shortest_us) > usual_span_us ||
-				 MONOTONIC_NOW_NS >= upkeep_due_ns))
-		record_unusual(kind, idle);
+	now = clocks_read();
+	if (likely(is_usual(kind, outside, now)))
+		finish_exchange(kind, outside, now, true);
 	else
-	{
-		if (waited_us < 0)
-			pg_unreachable();
-		slot_record(waited_us, answer_kind, answer_kind, now - request_at,
-					idle, now);
-		begin_waiting(now, apart, idle ? OTHERS : CEILINGS);
-	}
+		finish_unusual_exchange(kind, outside, now);
 	if (kind == FLUSH_COPY_IN)
 		since_end = COPYING_IN;
 }
@@ -585,9 +477,7 @@ end_exchange(const FlushKind kind)
 static pg_noinline void
 other_flush(char message)
 {
-	FlushKind kind = flush_kind(message);
-
-	switch (kind)
+	switch (flush_kind(message))
 	{
 		case FLUSH_OF_NOTHING:
 		case FLUSH_IN_BETWEEN:
@@ -624,6 +514,36 @@ exchange_flush(void)
 }
 
 /*
+ * The backend exits.  If it dies of an error while a request is open, the
+ * client has been answered by that error, and waits no more.  So has one that
+ * sent its farewell along with its last request.
+ */
+static void
+exchange_exit(int code, Datum arg)
+{
+	(void) code;
+	(void) arg;
+
+	if (MySlot == NULL)
+		return;
+	if (connection_open && request_at != 0 &&
+		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
+	{
+		turn_chain(false, request_at - answer_at);
+		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE, false, GetCurrentTimestamp());
+	}
+	chain_end();
+	read_socket();
+	client_detach();
+}
+
+
+/* ----------
+ * Connections and settings
+ * ----------
+ */
+
+/*
  * We are switched off, or on again: then the next ReadyForQuery opens the
  * connection afresh.
  */
@@ -638,7 +558,6 @@ void
 exchange_set_idle_after(int ms)
 {
 	idle_after_us = (int64) ms * 1000;
-	set_usual_turnarounds();
 }
 
 /*
@@ -647,7 +566,7 @@ exchange_set_idle_after(int ms)
 void
 exchange_watch_connection(void)
 {
-	if (am_walsender || wrapped_putmessage != NULL || !clients_ready())
+	if (am_walsender || wrapped_putmessage != NULL || !client_table_ready())
 		return;
 	wrapper = *PqCommMethods;
 	wrapped_putmessage = wrapper.putmessage;

@@ -22,7 +22,7 @@
 
 #include "port/pg_bitutils.h"
 
-/* not for other libraries: so that calls and variables need no table */
+/* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
 #define HISTOGRAM_CELLS 256

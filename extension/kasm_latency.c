@@ -23,7 +23,7 @@
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
-#include "clients.h"
+#include "client_table.h"
 #include "compat.h"
 #include "exchange.h"
 #include "kasm_latency.h"
@@ -147,8 +147,8 @@ define_settings(void)
 static void
 request_shared_memory(void)
 {
-	RequestAddinShmemSpace(clients_shmem_size());
-	RequestNamedLWLockTranche("kasm_latency", clients_lock_count());
+	RequestAddinShmemSpace(client_table_size());
+	RequestNamedLWLockTranche("kasm_latency", client_table_lock_count());
 }
 
 #ifdef HAVE_SHMEM_REQUEST_HOOK
@@ -167,12 +167,7 @@ save_at_exit(int code, Datum arg)
 {
 	(void) arg;
 
-	/*
-	 * After an immediate shutdown the code is 0 too, but backends have died
-	 * at any point, and took with them what was not folded.
-	 */
-	if (code == 0 && kasm_latency_save && clients_ready() &&
-		!clients_any_live())
+	if (code == 0 && kasm_latency_save && client_table_ready())
 		savefile_write();
 }
 
@@ -185,7 +180,7 @@ shmem_startup(void)
 		previous_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	made = clients_shmem_startup();
+	made = client_table_startup();
 	LWLockRelease(AddinShmemInitLock);
 
 	if (IsUnderPostmaster)

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-/* not for other libraries: so that calls and variables need no table */
+/* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
 #define KASM_LATENCY_VERSION "1.0"

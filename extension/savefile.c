@@ -3,13 +3,17 @@
  * savefile.c
  *		The table of clients, to disk at shutdown and back at start.
  *
- * Only the postmaster comes here, when no other process uses the table.
+ * Only the postmaster comes here, when no other process uses the table: so
+ * without locks.
  *
- * The file is written under a temporary name, synced and renamed.  It is
- * unlinked as soon as it was read: after a crash there is none, and the
- * server starts empty, as it should, since what a crash left would be of an
- * unknown age.  A standby copied from a stopped server brings the file along
- * once.
+ * The file holds a header, each client's identity and history as they lie in
+ * memory, and a checksum.  Whatever changes these structs changes their size,
+ * or SAVE_VERSION has to be raised.
+ *
+ * It is written under a temporary name, synced and renamed.  It is unlinked
+ * as soon as it was read: after a crash there is none, and the server starts
+ * empty, as it should, since what a crash left would be of an unknown age.  A
+ * standby copied from a stopped server brings the file along once.
  *
  * A file that cannot be used is worth one WARNING and an empty start, never
  * a failed one.
@@ -25,7 +29,7 @@
 #include "storage/fd.h"
 #include "utils/timestamp.h"
 
-#include "clients.h"
+#include "client_table.h"
 #include "kasm_latency.h"
 #include "savefile.h"
 
@@ -33,18 +37,23 @@
 #define SAVE_FILE_TEMPORARY SAVE_FILE ".tmp"
 
 #define SAVE_MAGIC 0x6b6c6174
-#define SAVE_VERSION 2
+#define SAVE_VERSION 3
 
-/* Everything that must agree before a byte of the rest is believed. */
 typedef struct SaveHeader
 {
+	/* what must agree before a byte of the rest is believed */
 	uint32 magic;
 	uint32 version;
 	uint32 pg_major;
-	uint32 n_clients;
+	uint32 padding;
 	uint64 identity_size;
 	uint64 history_size;
-	ClientsInfo info;
+
+	/* the table's */
+	uint64 n_clients;
+	uint64 overflowed;
+	TimestampTz stats_reset;
+	TimestampTz saved_at;
 } SaveHeader;
 
 typedef struct SaveFile
@@ -76,32 +85,38 @@ init_header(SaveHeader *header)
 	header->magic = SAVE_MAGIC;
 	header->version = SAVE_VERSION;
 	header->pg_major = PG_VERSION_NUM / 100;
-	header->identity_size = client_identity_size();
-	header->history_size = client_history_size();
+	header->identity_size = sizeof(ClientIdentity);
+	header->history_size = sizeof(History);
 }
+
+
+/* ----------
+ * To disk
+ * ----------
+ */
 
 static bool
 write_all(SaveFile *save)
 {
 	SaveHeader header;
-	ClientChunks chunks;
 	pg_crc32c crc;
 
 	init_header(&header);
-	clients_info_unlocked(&header.info);
-	header.info.saved_at = GetCurrentTimestamp();
-	for (int i = 0; i < clients_capacity(); i++)
-		header.n_clients += client_chunks(i, &chunks);
+	for (int i = 0; i < client_table_capacity(); i++)
+		header.n_clients += client_entries[i].used;
+	header.overflowed = client_table->overflowed;
+	header.stats_reset = client_table->stats_reset;
+	header.saved_at = GetCurrentTimestamp();
 
 	INIT_CRC32C(save->crc);
 	if (!put(save, &header, sizeof(header)))
 		return false;
-	for (int i = 0; i < clients_capacity(); i++)
+	for (int i = 0; i < client_table_capacity(); i++)
 	{
-		if (!client_chunks(i, &chunks))
+		if (!client_entries[i].used)
 			continue;
-		if (!put(save, chunks.identity, client_identity_size()) ||
-			!put(save, chunks.history, client_history_size()))
+		if (!put(save, &client_entries[i].identity, sizeof(ClientIdentity)) ||
+			!put(save, &client_histories[i], sizeof(History)))
 			return false;
 	}
 	crc = save->crc;
@@ -109,11 +124,27 @@ write_all(SaveFile *save)
 	return fwrite(&crc, 1, sizeof(crc), save->file) == sizeof(crc);
 }
 
+/*
+ * Is any connection still accounted?  Not after an orderly shutdown.  But in
+ * an immediate one backends die at any point, and take with them what was not
+ * folded.
+ */
+static bool
+any_live(void)
+{
+	for (int i = 0; i < client_table_capacity(); i++)
+		if (client_entries[i].live > 0)
+			return true;
+	return false;
+}
+
 void
 savefile_write(void)
 {
 	SaveFile save;
 
+	if (any_live())
+		return;
 	save.file = AllocateFile(SAVE_FILE_TEMPORARY, PG_BINARY_W);
 	if (save.file == NULL)
 		goto fail;
@@ -139,42 +170,118 @@ fail:
 	unlink(SAVE_FILE_TEMPORARY);
 }
 
+
+/* ----------
+ * And back
+ * ----------
+ */
+
+static void
+add_to_overflow(const WideFigures *totals)
+{
+	figures_add_wide(&client_histories[OVERFLOW_ENTRY].totals, totals);
+	client_entries[OVERFLOW_ENTRY].used = true;
+}
+
 /*
- * Read the rest of the file into the empty table.  Returns NULL, or what is
- * wrong with the file.
+ * The place for a saved client, or the overflow.  Where max_clients was
+ * lowered, the most recently seen stay.
+ */
+static int
+make_room(const ClientIdentity *identity)
+{
+	int index = client_find_room();
+
+	if (!client_entries[index].used)
+		return index;
+	client_table->overflowed++;
+	if (client_entries[index].identity.last_seen >= identity->last_seen)
+		return OVERFLOW_ENTRY;
+	add_to_overflow(&client_histories[index].totals);
+	client_unlink(index);
+	return index;
+}
+
+/*
+ * Put a saved client into the table.  The overflow has no role, as no client
+ * can.
+ */
+static void
+restore(const ClientIdentity *identity, const History *history)
+{
+	uint32 now_minute = minutes_now();
+	ClientEntry *entry;
+	int index = OVERFLOW_ENTRY;
+
+	if (OidIsValid(identity->key.role))
+		index = make_room(identity);
+	entry = &client_entries[index];
+	if (index == OVERFLOW_ENTRY)
+	{
+		add_to_overflow(&history->totals);
+		if (!OidIsValid(identity->key.role))
+			entry->identity = *identity;
+		return;
+	}
+
+	entry->identity = *identity;
+	entry->identity.hostname[CLIENT_HOSTNAME_LEN - 1] = '\0';
+	entry->hash = client_hash(&identity->key);
+	entry->live = 0;
+	entry->first_slot = NO_SLOT;
+	client_link(index);
+	client_histories[index] = *history;
+
+	/* the wall clock may have been set back meanwhile */
+	history_drop_future(&client_histories[index], now_minute);
+	if (identity->floor_minute > now_minute)
+	{
+		entry->identity.floor_us = 0;
+		entry->identity.floor_minute = 0;
+		entry->identity.newest_floor_us = 0;
+		entry->identity.newest_connected_us = 0;
+	}
+}
+
+static const char *
+read_clients(SaveFile *save, uint64 n_clients)
+{
+	ClientIdentity identity;
+	History *history = palloc(sizeof(History));
+	const char *problem = NULL;
+
+	for (uint64 i = 0; i < n_clients && problem == NULL; i++)
+	{
+		if (!get(save, &identity, sizeof(identity)) ||
+			!get(save, history, sizeof(History)))
+			problem = "it is too short";
+		else
+			restore(&identity, history);
+	}
+	pfree(history);
+	return problem;
+}
+
+/*
+ * Read the file into the empty table.  Returns NULL, or what is wrong with
+ * the file.
  */
 static const char *
 read_all(SaveFile *save)
 {
 	SaveHeader header;
 	SaveHeader expected;
-	ClientChunks chunks;
-	char *identity;
-	char *history;
 	pg_crc32c crc;
-	const char *problem = NULL;
+	const char *problem;
 
 	init_header(&expected);
 	INIT_CRC32C(save->crc);
 	if (!get(save, &header, sizeof(header)))
 		return "it is too short";
-	expected.n_clients = header.n_clients;
-	expected.info = header.info;
-	if (memcmp(&header, &expected, sizeof(header)) != 0)
+	if (memcmp(&header, &expected, offsetof(SaveHeader, n_clients)) != 0)
 		return "it was written by another version";
 
-	chunks.identity = identity = palloc(client_identity_size());
-	chunks.history = history = palloc(client_history_size());
-	for (uint32 i = 0; i < header.n_clients && problem == NULL; i++)
-	{
-		if (!get(save, identity, client_identity_size()) ||
-			!get(save, history, client_history_size()))
-			problem = "it is too short";
-		else
-			client_restore(&chunks);
-	}
-	pfree(identity);
-	pfree(history);
+	problem = read_clients(save, header.n_clients);
 	if (problem != NULL)
 		return problem;
 
@@ -185,7 +292,10 @@ read_all(SaveFile *save)
 		return "its checksum is wrong";
 	if (fgetc(save->file) != EOF)
 		return "it is too long";
-	clients_restored(&header.info);
+
+	client_table->overflowed += header.overflowed;
+	client_table->stats_reset = header.stats_reset;
+	client_table->saved_at = header.saved_at;
 	return NULL;
 }
 
@@ -222,7 +332,7 @@ savefile_load(void)
 	unlink(SAVE_FILE);
 	if (problem == NULL)
 		return;
-	clients_forget_all();
+	client_table_clear();
 	ereport(WARNING, (errcode(ERRCODE_DATA_CORRUPTED),
 					  errmsg("kasm_latency: ignoring file \"%s\": %s",
 							 SAVE_FILE, problem),

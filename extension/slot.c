@@ -17,8 +17,8 @@
  * Between the increments stands straight-line code of a few dozen
  * instructions: nothing there can throw, wait or be left half done.
  *
- * The list links and the identity (pid, client, next, connected_*) are
- * written under the client's lock, by clients.c.
+ * The list links and the identity (pid, client, connected_*) are written
+ * under the client's lock, by client_mine.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -89,13 +89,14 @@ slot_begin_minute(uint32 minute)
 }
 
 /*
- * The client was silent for that long with a transaction open.
+ * The server waited for that long for a client with a transaction open, and
+ * the wait is no ceiling.
  */
 void
-slot_record_idle_open(int64 us)
+slot_record_open_wait(int64 us)
 {
 	slot_begin_change(MySlot);
-	MySlot->figures.counters[IDLE_OPEN_US] += us;
+	MySlot->figures.counters[OPEN_WAIT_US] += us;
 	slot_end_change(MySlot);
 }
 

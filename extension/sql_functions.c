@@ -4,11 +4,10 @@
  *		Shared memory to rows, and nothing else: what it means is judged in
  *		the install script.
  *
- * Latencies leave here in milliseconds, rounded to whole microseconds; a
- * histogram as a bytea of its cells that are not empty, which only the
- * functions here look into.
+ * Latencies leave here in milliseconds, rounded to whole microseconds;
+ * histograms in the form of sql_histogram.c.
  *
- * Entries are copied under their locks (clients.c) and turned into rows
+ * Entries are copied under their locks (client_read.c) and turned into rows
  * after, as making rows can fail.
  *
  *-------------------------------------------------------------------------
@@ -23,39 +22,24 @@
 #include "utils/inet.h"
 #include "utils/timestamp.h"
 
-#include "clients.h"
+#include "client_read.h"
 #include "compat.h"
-#include "histogram.h"
 #include "kasm_latency.h"
+#include "sql_histogram.h"
+#include "sql_row.h"
 
 PG_FUNCTION_INFO_V1(kasm_latency_client_figures);
 PG_FUNCTION_INFO_V1(kasm_latency_live_connections);
 PG_FUNCTION_INFO_V1(kasm_latency_server_info);
 PG_FUNCTION_INFO_V1(kasm_latency_reset);
 PG_FUNCTION_INFO_V1(kasm_latency_reset_address);
-PG_FUNCTION_INFO_V1(kasm_latency_merge_transition);
-PG_FUNCTION_INFO_V1(kasm_latency_merge_final);
-PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
-PG_FUNCTION_INFO_V1(kasm_latency_percentile_whole);
-PG_FUNCTION_INFO_V1(kasm_latency_count_from);
-PG_FUNCTION_INFO_V1(kasm_latency_count_below);
 PG_FUNCTION_INFO_V1(kasm_latency_limit_ms);
-PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
 
-#define MAX_COLUMNS 40
-
-/* one row in the making */
-typedef struct Row
-{
-	Datum values[MAX_COLUMNS];
-	bool nulls[MAX_COLUMNS];
-	int n;
-} Row;
 
 static void
 require_loaded(void)
 {
-	if (clients_ready())
+	if (client_table_ready())
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -71,28 +55,6 @@ require_loaded(void)
  * Values
  * ----------
  */
-
-static void
-add_value(Row *row, Datum value)
-{
-	Assert(row->n < MAX_COLUMNS);
-	row->nulls[row->n] = false;
-	row->values[row->n++] = value;
-}
-
-static void
-add_null(Row *row)
-{
-	Assert(row->n < MAX_COLUMNS);
-	row->nulls[row->n] = true;
-	row->values[row->n++] = (Datum) 0;
-}
-
-static void
-add_count(Row *row, uint64 count)
-{
-	add_value(row, Int64GetDatum((int64) count));
-}
 
 /* microseconds to milliseconds; NULL if there is none */
 static void
@@ -146,257 +108,6 @@ add_hostname(Row *row, const char *hostname)
 		add_null(row);
 	else
 		add_value(row, CStringGetTextDatum(hostname));
-}
-
-static void
-put_row(FunctionCallInfo fcinfo, Row *row)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	if (row->n != rsinfo->setDesc->natts)
-		elog(ERROR, "function has %d columns, not %d", rsinfo->setDesc->natts,
-			 row->n);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row->values,
-						 row->nulls);
-	row->n = 0;
-}
-
-
-/* ----------
- * Histograms
- * ----------
- */
-
-/*
- * A histogram's form outside: its cells that are not empty, each as its
- * number (a byte) and its count (eight, in the machine's order).
- */
-#define FILLED_CELL_SIZE (1 + sizeof(uint64))
-
-static bytea *
-histogram_out(const uint64 *counts, int n_cells)
-{
-	Size size = VARHDRSZ;
-	bytea *result;
-	char *at;
-
-	for (int i = 0; i < n_cells; i++)
-		if (counts[i] != 0)
-			size += FILLED_CELL_SIZE;
-	result = palloc(size);
-	SET_VARSIZE(result, size);
-	at = VARDATA(result);
-	for (int i = 0; i < n_cells; i++)
-	{
-		if (counts[i] == 0)
-			continue;
-		*at++ = (char) i;
-		memcpy(at, &counts[i], sizeof(uint64));
-		at += sizeof(uint64);
-	}
-	return result;
-}
-
-/*
- * The same of a coarse histogram, in the form of any other: as values are
- * taken to be spread in a cell, half of them lie in each of its two.
- */
-static bytea *
-coarse_histogram_out(const uint64 *counts)
-{
-	uint64 fine[HISTOGRAM_CELLS];
-
-	for (int i = 0; i < COARSE_HISTOGRAM_CELLS; i++)
-	{
-		fine[2 * i] = (counts[i] + 1) / 2;
-		fine[2 * i + 1] = counts[i] / 2;
-	}
-	return histogram_out(fine, HISTOGRAM_CELLS);
-}
-
-/* counts += what a bytea made by histogram_out() holds */
-static void
-histogram_add(uint64 *counts, const bytea *data)
-{
-	const char *at = VARDATA_ANY(data);
-	Size size = VARSIZE_ANY_EXHDR(data);
-
-	if (size % FILLED_CELL_SIZE != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("this is not a histogram of kasm_latency")));
-	for (const char *end = at + size; at < end; at += FILLED_CELL_SIZE)
-	{
-		uint64 count;
-
-		memcpy(&count, at + 1, sizeof(uint64));
-		counts[(unsigned char) *at] += count;
-	}
-}
-
-/* the argument's histogram, in an array that it is given */
-static void
-histogram_argument(FunctionCallInfo fcinfo, int number, uint64 *counts)
-{
-	memset(counts, 0, HISTOGRAM_CELLS * sizeof(uint64));
-	histogram_add(counts, PG_GETARG_BYTEA_PP(number));
-}
-
-/*
- * Aggregate over histograms: their sum.  NULLs add nothing.
- */
-Datum
-kasm_latency_merge_transition(PG_FUNCTION_ARGS)
-{
-	MemoryContext context;
-	uint64 *counts;
-
-	if (!AggCheckCallContext(fcinfo, &context))
-		elog(ERROR, "merge_transition called outside of an aggregate");
-	if (PG_ARGISNULL(0))
-		counts =
-			MemoryContextAllocZero(context, HISTOGRAM_CELLS * sizeof(uint64));
-	else
-		counts = (uint64 *) PG_GETARG_POINTER(0);
-	if (!PG_ARGISNULL(1))
-		histogram_add(counts, PG_GETARG_BYTEA_PP(1));
-	PG_RETURN_POINTER(counts);
-}
-
-Datum
-kasm_latency_merge_final(PG_FUNCTION_ARGS)
-{
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	PG_RETURN_BYTEA_P(
-		histogram_out((uint64 *) PG_GETARG_POINTER(0), HISTOGRAM_CELLS));
-}
-
-static double
-fraction_argument(FunctionCallInfo fcinfo, int number)
-{
-	double fraction = PG_GETARG_FLOAT8(number);
-
-	if (!(fraction >= 0 && fraction <= 1))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("fraction must be between 0 and 1")));
-	return fraction;
-}
-
-/*
- * A percentile in milliseconds; NULL of an empty histogram.
- */
-Datum
-kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
-{
-	uint64 counts[HISTOGRAM_CELLS];
-	double us;
-
-	histogram_argument(fcinfo, 0, counts);
-	us = histogram_percentile(counts, fraction_argument(fcinfo, 1));
-	if (us < 0)
-		PG_RETURN_NULL();
-	PG_RETURN_FLOAT8(rint(us) / 1000.0);
-}
-
-/*
- * A percentile of whole numbers, not of latencies.
- */
-Datum
-kasm_latency_percentile_whole(PG_FUNCTION_ARGS)
-{
-	uint64 counts[HISTOGRAM_CELLS];
-	int64 number;
-
-	histogram_argument(fcinfo, 0, counts);
-	number = histogram_percentile_whole(counts, fraction_argument(fcinfo, 1));
-	if (number < 0)
-		PG_RETURN_NULL();
-	PG_RETURN_INT32((int32) number);
-}
-
-/*
- * How many lie surely at or above that many milliseconds, or surely below:
- * of a cell that it cuts through nobody knows.
- */
-static int64
-count_side(FunctionCallInfo fcinfo, bool above)
-{
-	uint64 counts[HISTOGRAM_CELLS];
-	double us = rint(PG_GETARG_FLOAT8(1) * 1000.0);
-	uint64 total = 0;
-	int cut; /* the cell that it lies in */
-
-	histogram_argument(fcinfo, 0, counts);
-	cut = us <= 0 ? 0 : (int) histogram_cell((uint64) Min(us, 1e15));
-	if (above)
-	{
-		/* if it begins there, it lies above as a whole */
-		if ((double) histogram_cell_start(cut) < us)
-			cut++;
-		for (int i = cut; i < HISTOGRAM_CELLS; i++)
-			total += counts[i];
-	}
-	else
-		for (int i = 0; i < cut; i++)
-			total += counts[i];
-	return (int64) total;
-}
-
-Datum
-kasm_latency_count_from(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(count_side(fcinfo, true));
-}
-
-Datum
-kasm_latency_count_below(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(count_side(fcinfo, false));
-}
-
-/*
- * The setting kasm_latency.rtt_limit: its text form is rounded, and not
- * always an interval.  NULL where it is not defined.
- */
-Datum
-kasm_latency_limit_ms(PG_FUNCTION_ARGS)
-{
-	(void) fcinfo;
-	if (!clients_ready())
-		PG_RETURN_NULL();
-	PG_RETURN_FLOAT8(kasm_latency_rtt_limit);
-}
-
-/*
- * The cells from the first to the last that is not empty: from, to (NULL: no
- * upper bound), count.
- */
-Datum
-kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
-{
-	uint64 counts[HISTOGRAM_CELLS];
-	int first = 0;
-	int last = HISTOGRAM_CELLS - 1;
-	Row row = { .n = 0 };
-
-	compat_init_materialized_srf(fcinfo);
-	histogram_argument(fcinfo, 0, counts);
-	while (first <= last && counts[first] == 0)
-		first++;
-	while (last >= first && counts[last] == 0)
-		last--;
-	for (int i = first; i <= last; i++)
-	{
-		add_value(&row, Float8GetDatum(histogram_cell_start(i) / 1000.0));
-		if (i + 1 < HISTOGRAM_CELLS)
-			add_value(&row,
-					  Float8GetDatum(histogram_cell_start(i + 1) / 1000.0));
-		else
-			add_null(&row);
-		add_count(&row, counts[i]);
-		put_row(fcinfo, &row);
-	}
-	return (Datum) 0;
 }
 
 
@@ -477,7 +188,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 	compat_init_materialized_srf(fcinfo);
 
 	reading = palloc(sizeof(ClientReading));
-	for (int i = 0; i < clients_capacity(); i++)
+	for (int i = 0; i < client_table_capacity(); i++)
 	{
 		const WideFigures *figures = &reading->figures;
 
@@ -486,7 +197,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 			continue;
 		add_key(&row, &reading->key);
 		add_hostname(&row, reading->hostname);
-		add_value(&row, BoolGetDatum(reading->evicted));
+		add_value(&row, BoolGetDatum(reading->overflow));
 		add_count(&row, reading->connections);
 		add_count(&row, figures->connections_made);
 		add_count(&row, figures->counters[ROUND_TRIPS]);
@@ -501,10 +212,10 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_ms(&row, reading->turnaround_min_us, NO_MINIMUM);
 		add_seconds(&row, figures->counters[NETWORK_US]);
 		add_seconds(&row, figures->counters[SERVER_US]);
-		add_seconds(&row, figures->counters[TURNAROUND_OPEN_US] +
-							  figures->counters[TURNAROUND_IDLE_US]);
-		add_seconds(&row, figures->counters[TURNAROUND_OPEN_US] +
-							  figures->counters[IDLE_OPEN_US]);
+		add_seconds(&row, figures->counters[CEILINGS_US] +
+							  figures->counters[OTHERS_US]);
+		add_seconds(&row, figures->counters[CEILINGS_US] +
+							  figures->counters[OPEN_WAIT_US]);
 		add_count(&row, figures->counters[CHAINS]);
 		add_count(&row, figures->counters[CHAIN_ROUND_TRIPS]);
 		add_seconds(&row, figures->counters[CHAIN_US]);
@@ -555,21 +266,34 @@ kasm_latency_live_connections(PG_FUNCTION_ARGS)
 Datum
 kasm_latency_server_info(PG_FUNCTION_ARGS)
 {
-	ClientsInfo info;
+	TableReading table;
 	Row row = { .n = 0 };
 
 	require_loaded();
 	compat_init_materialized_srf(fcinfo);
-	clients_info(&info);
+	table_read(&table);
 	add_value(&row, CStringGetTextDatum(KASM_LATENCY_VERSION));
-	add_count(&row, info.clients);
-	add_count(&row, info.max_clients);
-	add_count(&row, info.evicted);
-	add_count(&row, info.shared_memory_bytes);
-	add_time(&row, info.stats_reset);
-	add_time(&row, info.saved_at);
+	add_count(&row, table.clients);
+	add_count(&row, table.max_clients);
+	add_count(&row, table.overflowed);
+	add_count(&row, table.shared_memory_bytes);
+	add_time(&row, table.stats_reset);
+	add_time(&row, table.saved_at);
 	put_row(fcinfo, &row);
 	return (Datum) 0;
+}
+
+/*
+ * The setting kasm_latency.rtt_limit: its text form is rounded, and not
+ * always an interval.  NULL where it is not defined.
+ */
+Datum
+kasm_latency_limit_ms(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	if (!client_table_ready())
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8(kasm_latency_rtt_limit);
 }
 
 /*
@@ -580,7 +304,7 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	require_loaded();
-	PG_RETURN_TIMESTAMPTZ(clients_reset(NULL));
+	PG_RETURN_TIMESTAMPTZ(client_table_reset(NULL));
 }
 
 /*
@@ -605,19 +329,5 @@ kasm_latency_reset_address(PG_FUNCTION_ARGS)
 		client_key_set_address(&key, ip_family(address) == PGSQL_AF_INET,
 							   ip_addr(address));
 	}
-	PG_RETURN_TIMESTAMPTZ(clients_reset(&key));
+	PG_RETURN_TIMESTAMPTZ(client_table_reset(&key));
 }
-
-#ifdef KASM_LATENCY_TEST
-
-PG_FUNCTION_INFO_V1(kasm_latency_test_fill);
-
-Datum
-kasm_latency_test_fill(PG_FUNCTION_ARGS)
-{
-	require_loaded();
-	clients_test_fill(PG_GETARG_INT32(0));
-	PG_RETURN_VOID();
-}
-
-#endif /* KASM_LATENCY_TEST */

@@ -62,9 +62,9 @@ tree=$work/tree
 gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE \
 	"$tree/tests/lab/relay.c" -o "$tree/tests/lab/relay"
 export TMPDIR=$work
-flags=-Werror
-[ "$what" != bench ] || flags="-Werror -DKASM_LATENCY_TEST" # to fill the table for reading
-staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" EXTRA_CFLAGS="$flags")
+flags=(EXTRA_CFLAGS=-Werror)
+[ "$what" != bench ] || flags+=(EXTRA_OBJS=tests/bench/fill.o)
+staged=$(as_user "$tree/tests/lib/stage.sh" "$PG_CONFIG" "$work/stage" "${flags[@]}")
 bindir=$(dirname "$staged")
 pgxs=$(dirname "$(dirname "$("$staged" --pgxs)")")
 

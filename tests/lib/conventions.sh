@@ -41,4 +41,48 @@ diff <(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",
 grep -ln 'PG_VERSION_NUM [<>]' extension/*.[ch] | grep -v compat.h &&
 	complain "version tests belong into compat.h"
 
+# a file that one reads in a sitting
+for file in extension/*.[ch]; do
+	[ "$(wc -l <"$file")" -le 600 ] || complain "$file has more than 600 lines"
+done
+
+# no circles: a file includes headers of the rows above its own in
+# docs/architecture.md; a row for x.c is one for x.h too, unless that has its own
+awk '
+	FILENAME ~ /architecture/ {
+		if ($0 ~ /^\| `[a-z_]+\.[ch]` \|/) { gsub("`", "", $2); row[$2] = FNR }
+		next
+	}
+	function row_of(file) {
+		return file in row ? row[file] : row[substr(file, 1, length(file) - 1) "c"]
+	}
+	FNR == 1 {
+		file = FILENAME
+		sub(/.*\//, "", file)
+		ours[file] = 1
+		if (!row_of(file)) { print file " is not in docs/architecture.md"; bad = 1 }
+	}
+	/^#include "[a-z_]+\.h"/ { header = $2; gsub("\"", "", header); includes[file "," header] = 1 }
+	END {
+		for (pair in includes) {
+			split(pair, part, ",")
+			if (part[2] in ours && row_of(part[2]) > row_of(part[1])) {
+				print part[1] " includes " part[2] ", which is below it in docs/architecture.md"
+				bad = 1
+			}
+		}
+		exit bad
+	}' docs/architecture.md extension/*.[ch] >&2 || complain "the order of includes"
+
+# the library exports what PostgreSQL looks up, and nothing else
+if [ -e kasm_latency.so ]; then
+	exported=$(nm -D --defined-only kasm_latency.so | awk '{ print $3 }' |
+		grep -vxE '_PG_init|Pg_magic_func' | sed 's/^pg_finfo_//' | sort -u)
+	looked_up=$(sed -nE 's/^PG_FUNCTION_INFO_V1\((.*)\);/\1/p' extension/*.c | sort -u)
+	[ "$exported" = "$looked_up" ] ||
+		complain "kasm_latency.so exports" $(comm -3 <(echo "$exported") <(echo "$looked_up"))
+else
+	echo "conventions: exported symbols not checked: kasm_latency.so is not built"
+fi
+
 exit $status
