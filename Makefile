@@ -29,11 +29,24 @@ OBJS = \
 	extension/sql_histogram.o \
 	$(EXTRA_OBJS)
 
+# where this file is: elsewhere than the build in a VPATH build, which needs the
+# objects' directory
+top := $(patsubst %/,%,$(dir $(firstword $(MAKEFILE_LIST))))
+ifneq ($(top),.)
+$(shell mkdir -p extension)
+endif
+
 # a changed header rebuilds everything: PGXS tracks none
-$(OBJS): $(wildcard extension/*.h)
+$(OBJS): $(wildcard $(top)/extension/*.h)
+
+# The install script, layer by layer: each file uses only those before it, and
+# its head says what belongs there.
+SQL_PARTS = schemas figures histograms settings arithmetic names rules clients hosts \
+	relations impact history monitoring report_parts report privileges
 
 EXTENSION = extension/kasm_latency
-DATA = extension/kasm_latency--1.0.sql
+DATA_built = extension/kasm_latency--1.0.sql
+EXTRA_CLEAN = extension/kasm_latency--1.0.sql.new
 
 PG_CONFIG ?= pg_config
 
@@ -42,7 +55,7 @@ PG_CFLAGS = -std=c99 -Wextra -Werror=implicit-function-declaration $(EXTRA_CFLAG
 PG_CPPFLAGS = -D_GNU_SOURCE \
 	-isystem $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)
 
-REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS = $(patsubst $(top)/sql/%.sql,%,$(sort $(wildcard $(top)/sql/*.sql)))
 REGRESS_OPTS = --encoding=UTF8
 TAP_TESTS = 1
 PROVE_TESTS = tests/tap/*.pl
@@ -50,11 +63,21 @@ PROVE_TESTS = tests/tap/*.pl
 # bitcode is for inlining SQL functions into queries: nothing of ours gains
 override with_llvm := no
 
-include tests/make.mk
+include $(top)/tests/make.mk
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
 include $(PGXS)
+
+# the line @report.css@ of a part stands for that file
+SQL_FILES = $(SQL_PARTS:%=$(top)/extension/sql/%.sql)
+extension/kasm_latency--1.0.sql: $(SQL_FILES) $(top)/extension/sql/report.css $(top)/Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION kasm_latency" to load this file. \quit' \
+		'/* Made by make from extension/sql/: to change it, change what is there. */'; \
+	for file in $(SQL_FILES); do echo && sed -e '/^@report\.css@$$/{' \
+		-e 'r $(top)/extension/sql/report.css' -e 'd' -e '}' $$file || exit 1; done; } >$@.new
+	mv $@.new $@
+
 # the path of every exchange: together 16 instructions of 194
 extension/exchange.o: override CFLAGS += -fomit-frame-pointer -fno-plt -fno-tree-slp-vectorize
 else

@@ -79,9 +79,9 @@ esac
 
 # ----- the parts: each prints what it does, and fails if a test fails
 
-# style and static checks, of what is in the tree
+# style and static checks, of what is in the tree; what is installed
 part_lint() {
-	as_user make -s -C "$tree" lint
+	as_user make -s -C "$tree" lint && as_user "$tree/tests/lib/install.sh" "$staged"
 }
 
 # the SQL surface, under pg_regress

@@ -8,11 +8,11 @@ complain() {
 	status=1
 }
 
-# every SQL object has a COMMENT
-for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|SCHEMA|AGGREGATE) ([a-z_.]+).*/\2/p' \
-	extension/kasm_latency--*.sql | sort -u); do
-	grep -qE "^COMMENT ON [A-Z]+ ${object//./\\.}( |\()" extension/kasm_latency--*.sql ||
-		complain "$object has no COMMENT"
+# every SQL object has a COMMENT, in the file that makes it
+for file in extension/sql/*.sql; do
+	for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|SCHEMA|AGGREGATE) ([a-z_.]+).*/\2/p' "$file" | sort -u); do
+		grep -qE "^COMMENT ON [A-Z]+ ${object//./\\.}( |\()" "$file" || complain "$object has no COMMENT"
+	done
 done
 
 # every function but those in C pins its search_path, under its signature
@@ -20,15 +20,23 @@ awk '/^CREATE FUNCTION/ { name = $3; pinned = 0 }
 	/^SET search_path = pg_catalog, pg_temp/ { pinned = 1 }
 	/^(AS|\$\$;)/ && name { if (!pinned) { print name; bad = 1 } name = "" }
 	/^LANGUAGE c / { pinned = 1 }
-	END { exit bad }' extension/kasm_latency--*.sql ||
+	END { exit bad }' extension/sql/*.sql ||
 	complain "these functions do not pin search_path"
 
-# every setting, and everything that reads to the outside, is in the reference
+# the install script is made of all the files there, each with a head that tells its rules, and none too long
+diff <(sed -nE '/^SQL_PARTS =/,/[^\\]$/ s/^(SQL_PARTS =)?[[:space:]]*(.*[a-z])( \\)?$/\2/p' Makefile | tr ' ' '\n' | sort) \
+	<(basename -s .sql extension/sql/*.sql | sort) >/dev/null || complain "SQL_PARTS is not what is in extension/sql"
+for file in extension/sql/*; do
+	[ "$(wc -l <"$file")" -le 400 ] || complain "$file has more than 400 lines"
+	[[ $file == *.css ]] || head -n 1 "$file" | grep -q '^/\*' || complain "$file has no head"
+done
+
+# every setting, and everything that is public, is in the reference; nothing public hides there as internal
 for setting in $(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",' | sort -u); do
 	grep -q "\`$setting\`" docs/reference.md || complain "$setting is not in docs/reference.md"
 done
 for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|AGGREGATE) kasm_latency\.([a-z_]+).*/\2/p' \
-	extension/kasm_latency--*.sql | sort -u); do
+	extension/sql/*.sql | sort -u); do
 	grep -q "\`$object" docs/reference.md || complain "$object is not in docs/reference.md"
 done
 

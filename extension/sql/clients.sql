@@ -1,0 +1,114 @@
+/*
+ * Clients (address x database x role), judged: raw figures meet names and rules
+ * here, and nowhere else.  Every relation on a span is made of judged_clients().
+ */
+
+CREATE FUNCTION kasm_latency.judged_clients(since interval)
+RETURNS TABLE (
+    client_addr inet, database text, username text, host text, role text, zone text,
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, rtt_age_minutes integer, turnaround_min_ms double precision,
+    p10_ms double precision, p50_ms double precision,
+    near bigint, far bigint, near_since bigint, far_since bigint, mixed boolean, samples bigint,
+    rtts bytea, ceilings bytea, server_times bytea,
+    network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    chains bigint, chain_round_trips bigint, chain_s double precision, chain_network_s double precision, chain_server_s double precision,
+    chain_lengths bytea, chain_durations bytea,
+    retransmits bigint, judged boolean, verdict text, rank integer, severity text,
+    first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH setting AS MATERIALIZED (
+        SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
+               kasm_latency.app_roles() AS app_roles),
+    kasm AS MATERIALIZED (
+        SELECT lower(k.host) AS host, k.zone FROM kasm_latency.read_kasm_hosts(false) AS k WHERE k.zone IS NOT NULL),
+    counted AS MATERIALIZED (
+        SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
+               f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
+               f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+               f.rtts, f.ceilings, f.server_times, f.first_seen, f.last_seen,
+               f.network_s, f.server_s, f.in_transaction_wait_s,
+               f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
+               -- the exact minimum is sharper than the cell that it fell into
+               greatest(kasm_latency.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
+               greatest(kasm_latency.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
+               kasm_latency.count_from(f.ceilings, 0) AS samples,
+               kasm_latency.count_below(f.rtts, s.limit_ms) AS near,
+               kasm_latency.count_from(f.rtts, s.limit_ms) AS far,
+               kasm_latency.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
+               kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
+        FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
+        WHERE NOT f.evicted),
+    figures AS (
+        SELECT c.*,
+               kasm_latency.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
+                                     s.limit_ms, s.min_samples) AS floor_ms
+        FROM counted AS c, setting AS s)
+    SELECT f.client_addr,
+           coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
+           h.host, h.role, coalesce(h.zone, k.zone),
+           f.connections, f.round_trips, f.transactions,
+           f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+           f.p10_ms, f.p50_ms,
+           f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
+           f.rtts, f.ceilings, f.server_times,
+           f.network_s, f.server_s, f.in_transaction_wait_s,
+           f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
+           f.retransmits,
+           h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR coalesce(u.rolname = ANY (s.app_roles), false)),
+           v.verdict, v.rank, v.severity,
+           f.first_seen, f.last_seen
+    FROM setting AS s
+    CROSS JOIN figures AS f
+    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    -- a zone that nobody registered, by the name that Kasm has for the host
+    LEFT JOIN LATERAL (
+        SELECT k.zone
+        FROM unnest(ARRAY[lower(f.resolved_name), lower(split_part(f.resolved_name, '.', 1)),
+                          lower(h.host), host(f.client_addr)]) WITH ORDINALITY AS n (name, place)
+        JOIN kasm AS k ON k.host = n.name
+        ORDER BY n.place, k.zone
+        LIMIT 1) AS k ON h.zone IS NULL
+    -- who comes by a Unix-domain socket is on this machine, by the kernel's word
+    CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
+    CROSS JOIN LATERAL kasm_latency.mixed_distances(
+        r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
+    JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
+        h.role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
+        f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
+    LEFT JOIN pg_database AS d ON d.oid = f.database_oid
+    LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
+$$;
+COMMENT ON FUNCTION kasm_latency.judged_clients(interval) IS 'Each client with its name, figures and verdict: what clients, hosts and flagged are made of';
+
+CREATE FUNCTION kasm_latency.client_stats(since interval)
+RETURNS TABLE (
+    client_addr inet, database text, username text, host text, role text, zone text,
+    connections bigint, round_trips bigint, transactions bigint,
+    rtt_ms double precision, turnaround_min_ms double precision,
+    turnaround_p10_ms double precision, turnaround_p50_ms double precision,
+    turnaround_p95_ms double precision, turnaround_p99_ms double precision,
+    server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
+    retransmits bigint, path text, verdict text, first_seen timestamptz, last_seen timestamptz)
+LANGUAGE sql VOLATILE ROWS 200
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.client_addr, c.database, c.username, c.host, c.role, c.zone,
+           c.connections, c.round_trips, c.transactions,
+           c.rtt_ms, c.turnaround_min_ms, c.p10_ms, c.p50_ms,
+           greatest(kasm_latency.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
+           greatest(kasm_latency.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
+           kasm_latency.percentile_ms(c.server_times, 0.5),
+           kasm_latency.percentile_ms(c.server_times, 0.95),
+           kasm_latency.percentile_ms(c.server_times, 0.99),
+           c.retransmits, kasm_latency.path_class(c.rtt_ms), c.verdict, c.first_seen, c.last_seen
+    FROM kasm_latency.judged_clients(since) AS c
+    ORDER BY c.rank DESC, c.rtt_ms DESC NULLS LAST, c.client_addr, c.database, c.username
+$$;
+COMMENT ON FUNCTION kasm_latency.client_stats(interval) IS 'What the view clients shows, over another span of up to an hour; NULL is the setting recent';
+
+CREATE VIEW kasm_latency.clients AS
+    SELECT * FROM kasm_latency.client_stats(NULL);
+COMMENT ON VIEW kasm_latency.clients IS 'Each client (address, database, role) over the recent span, worst first';

@@ -1,0 +1,153 @@
+/*
+ * Over time: what snapshot() keeps of hosts and impact, and how it is read.  The
+ * table is ours, and dumped with the extension.
+ */
+
+CREATE TABLE kasm_latency.history (
+    taken_at timestamptz NOT NULL,
+    host text NOT NULL,
+    role text,
+    zone text,
+    round_trips bigint,
+    transactions bigint,
+    rtt_ms double precision,
+    turnaround_p10_ms double precision,
+    turnaround_p50_ms double precision,
+    turnaround_p95_ms double precision,
+    server_p50_ms double precision,
+    server_p95_ms double precision,
+    verdict text,
+    network_s double precision,
+    in_transaction_wait_s double precision,
+    span interval,
+    PRIMARY KEY (host, taken_at)
+);
+CREATE INDEX history_taken_at ON kasm_latency.history (taken_at);
+COMMENT ON TABLE kasm_latency.history IS 'What snapshot() kept of hosts and impact: a row per host and minute';
+COMMENT ON COLUMN kasm_latency.history.taken_at IS 'The minute of the snapshot';
+COMMENT ON COLUMN kasm_latency.history.span IS 'The span that the figures cover, which ends there: the setting recent';
+SELECT pg_extension_config_dump('kasm_latency.history', '');
+
+CREATE FUNCTION kasm_latency.snapshot()
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    appended integer;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION 'kasm_latency: a standby cannot keep history'
+            USING ERRCODE = 'read_only_sql_transaction',
+                  HINT = 'Read kasm_latency.hosts here, or run snapshot() on the primary, which measures its own clients.';
+    END IF;
+    INSERT INTO kasm_latency.history
+    SELECT date_trunc('minute', clock_timestamp()), h.host, h.role, h.zone, h.round_trips, h.transactions,
+           h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
+           h.server_p50_ms, h.server_p95_ms, h.verdict, i.network_s, i.in_transaction_wait_s, kasm_latency.recent()
+    FROM kasm_latency.hosts AS h
+    LEFT JOIN kasm_latency.impact AS i ON i.host = h.host
+    WHERE h.verdict <> 'no_data'
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS appended = ROW_COUNT;
+    RETURN appended;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.snapshot() IS 'Append what hosts shows now to history, once a minute at most; returns how many rows';
+
+CREATE FUNCTION kasm_latency.prune(keep interval DEFAULT '90 days')
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    IF keep IS NULL OR keep < interval '0' THEN
+        PERFORM kasm_latency.refuse('keep must not be null or negative');
+    END IF;
+    DELETE FROM kasm_latency.history AS h WHERE h.taken_at < now() - keep;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.prune(interval) IS 'Remove history older than that; returns how many rows';
+
+CREATE VIEW kasm_latency.verdict_changes AS
+    SELECT c.host, c.taken_at AS changed_at, c.from_verdict, c.verdict AS to_verdict, c.rtt_ms
+    FROM (SELECT h.host, h.taken_at, h.verdict, h.rtt_ms,
+                 lag(h.verdict) OVER (PARTITION BY h.host ORDER BY h.taken_at) AS from_verdict
+          FROM kasm_latency.history AS h) AS c
+    WHERE c.from_verdict <> c.verdict
+    ORDER BY c.taken_at DESC, c.host;
+COMMENT ON VIEW kasm_latency.verdict_changes IS 'Where a host''s verdict in history differs from the snapshot before, newest first';
+
+CREATE FUNCTION kasm_latency.spark(ms double precision)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- lower and upper half of the scale meet at 10 ms; blocks where the encoding has them
+    SELECT CASE WHEN ms IS NULL THEN ' '
+                WHEN current_setting('server_encoding') = 'UTF8' THEN chr(9601 + level)
+                ELSE substr('.:-=+*#@', level + 1, 1) END
+    FROM (SELECT width_bucket(ms, ARRAY[0.5, 1, 2, 5, 10, 25, 100]::double precision[])) AS w (level)
+$$;
+COMMENT ON FUNCTION kasm_latency.spark(double precision) IS 'A latency as one character of eight: below 0.5, 1, 2, 5, 10, 25, 100 ms, and above';
+
+CREATE FUNCTION kasm_latency.host_history(host text DEFAULT NULL, since interval DEFAULT '7 days')
+RETURNS TABLE (
+    host text, snapshots bigint, first_at timestamptz, last_at timestamptz,
+    rtt_min_ms double precision, rtt_max_ms double precision, verdict text, rtt text, turnaround text)
+LANGUAGE sql STABLE ROWS 50
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH bounds AS (
+        SELECT CASE WHEN since > interval '0' THEN now() - since
+                    ELSE kasm_latency.refuse('since must be greater than zero')::timestamptz END AS first_at),
+    buckets AS (
+        SELECT h.host, least(width_bucket(extract(epoch FROM h.taken_at)::double precision,
+                                          extract(epoch FROM b.first_at)::double precision,
+                                          extract(epoch FROM now())::double precision + 60, 60), 60) AS bucket,
+               count(*) AS n, min(h.taken_at) AS first_at, max(h.taken_at) AS last_at,
+               min(h.rtt_ms) AS rtt_min_ms, max(h.rtt_ms) AS rtt_max_ms,
+               max(h.turnaround_p50_ms) AS p50_ms,
+               (array_agg(h.verdict ORDER BY h.taken_at DESC))[1] AS verdict
+        FROM bounds AS b
+        JOIN kasm_latency.history AS h ON h.taken_at >= b.first_at
+        WHERE host_history.host IS NULL OR h.host = host_history.host
+        GROUP BY 1, 2)
+    SELECT k.host, sum(b.n)::bigint, min(b.first_at), max(b.last_at),
+           kasm_latency.rounded(min(b.rtt_min_ms), 3), kasm_latency.rounded(max(b.rtt_max_ms), 3),
+           (array_agg(b.verdict ORDER BY b.bucket DESC) FILTER (WHERE b.verdict IS NOT NULL))[1],
+           rtrim(string_agg(kasm_latency.spark(b.rtt_max_ms), '' ORDER BY k.bucket)),
+           rtrim(string_agg(kasm_latency.spark(b.p50_ms), '' ORDER BY k.bucket))
+    FROM (SELECT DISTINCT b.host, n.bucket FROM buckets AS b, generate_series(1, 60) AS n (bucket)) AS k
+    LEFT JOIN buckets AS b ON b.host = k.host AND b.bucket = k.bucket
+    GROUP BY k.host
+    ORDER BY max(b.rtt_max_ms) DESC NULLS LAST, k.host
+$$;
+COMMENT ON FUNCTION kasm_latency.host_history(text, interval) IS 'A host over time (or all): sixty steps of its round trip and median turnaround, the worst of each, as a line of text';
+
+CREATE FUNCTION kasm_latency.history_points(first_at timestamptz, last_at timestamptz, step interval)
+RETURNS TABLE (taken_at timestamptz)
+LANGUAGE sql STABLE ROWS 1000
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH asked AS (
+        SELECT CASE WHEN step > interval '0' THEN extract(epoch FROM step)::double precision
+                    ELSE kasm_latency.refuse('step must be greater than zero')::double precision END AS seconds)
+    SELECT newest.taken_at
+    FROM asked AS a
+    -- steps begin at whole multiples: who looks again a little later sees the same snapshots
+    CROSS JOIN LATERAL generate_series(floor(extract(epoch FROM first_at) / a.seconds)::bigint,
+                                       floor(extract(epoch FROM last_at) / a.seconds)::bigint) AS s (number)
+    CROSS JOIN LATERAL (
+        SELECT h.taken_at FROM kasm_latency.history AS h
+        WHERE h.taken_at >= greatest(to_timestamp(s.number * a.seconds), first_at)
+          AND h.taken_at < to_timestamp((s.number + 1) * a.seconds) AND h.taken_at <= last_at
+        ORDER BY h.taken_at DESC LIMIT 1) AS newest
+    ORDER BY newest.taken_at
+$$;
+COMMENT ON FUNCTION kasm_latency.history_points(timestamptz, timestamptz, interval) IS 'The newest snapshot of each step of a time: what a graph of so many points shows, without reading what lies between';

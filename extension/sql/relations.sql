@@ -1,0 +1,110 @@
+/*
+ * What is not per host or not over a span: live connections, lock waits, totals
+ * since the last reset, the extension itself, histograms; and forgetting.
+ */
+
+CREATE VIEW kasm_latency.connections AS
+    SELECT c.pid, coalesce(c.client_addr, a.client_addr) AS client_addr, h.host,
+           d.datname::text AS database, u.rolname::text AS username, a.application_name,
+           c.connected_at, c.round_trips, c.rtt_ms, c.turnaround_min_ms, c.last_seen
+    FROM kasm_latency.live_connections() AS c
+    LEFT JOIN pg_stat_activity AS a ON a.pid = c.pid
+    CROSS JOIN LATERAL kasm_latency.host_of(coalesce(c.client_addr, a.client_addr), c.resolved_name) AS h
+    LEFT JOIN pg_database AS d ON d.oid = coalesce(nullif(c.database_oid, 0), a.datid)
+    LEFT JOIN pg_roles AS u ON u.oid = coalesce(nullif(c.role_oid, 0), a.usesysid);
+COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it connected';
+
+CREATE VIEW kasm_latency.blocking AS
+    WITH waits AS MATERIALIZED (
+        SELECT w.pid, b.pid AS blocking_pid,
+               -- the lock manager's own time of it where there is one (from PostgreSQL 14 on)
+               coalesce((SELECT min((to_jsonb(l) ->> 'waitstart')::timestamptz)
+                         FROM pg_locks AS l WHERE l.pid = w.pid AND NOT l.granted),
+                        w.query_start) AS since
+        FROM pg_stat_activity AS w
+        CROSS JOIN LATERAL (SELECT DISTINCT * FROM unnest(pg_blocking_pids(w.pid))) AS b (pid)
+        WHERE w.wait_event_type = 'Lock'),
+    hosts AS MATERIALIZED (
+        SELECT h.host, h.verdict FROM kasm_latency.host_stats(NULL) AS h WHERE EXISTS (SELECT FROM waits))
+    SELECT w.pid AS waiting_pid,
+           coalesce(wc.host, wa.backend_type) AS waiting_host,
+           w.blocking_pid,
+           CASE WHEN w.blocking_pid = 0 THEN '(prepared transaction)'
+                ELSE coalesce(bc.host, ba.backend_type) END AS blocking_host,
+           h.verdict AS blocking_verdict,
+           kasm_latency.rounded(greatest(extract(epoch FROM clock_timestamp() - w.since), 0) * 1000, 3) AS waited_ms,
+           coalesce(ba.state LIKE 'idle in transaction%' OR ba.wait_event = 'ClientRead', false)
+               AS blocker_waits_for_client
+    FROM waits AS w
+    LEFT JOIN pg_stat_activity AS wa ON wa.pid = w.pid
+    LEFT JOIN pg_stat_activity AS ba ON ba.pid = w.blocking_pid
+    LEFT JOIN kasm_latency.connections AS wc ON wc.pid = w.pid
+    LEFT JOIN kasm_latency.connections AS bc ON bc.pid = w.blocking_pid
+    LEFT JOIN hosts AS h ON h.host = bc.host
+    ORDER BY waited_ms DESC, waiting_pid, blocking_pid;
+COMMENT ON VIEW kasm_latency.blocking IS 'Lock waits as they are now: who waits for which host''s transaction, and whether that waits for its own client meanwhile';
+
+CREATE VIEW kasm_latency.totals AS
+    SELECT f.client_addr,
+           coalesce(d.datname, '(' || nullif(f.database_oid, 0) || ')') AS database,
+           coalesce(u.rolname, '(' || nullif(f.role_oid, 0) || ')') AS username,
+           CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
+           f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
+           f.retransmits, f.connections_made AS connections_total, f.stats_since
+    FROM kasm_latency.client_figures(NULL, histograms => false) AS f
+    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    LEFT JOIN pg_database AS d ON d.oid = f.database_oid
+    LEFT JOIN pg_roles AS u ON u.oid = f.role_oid;
+COMMENT ON VIEW kasm_latency.totals IS 'Counters of each client since the last reset; clients that had to make room are summed in the row (evicted)';
+
+CREATE VIEW kasm_latency.info AS
+    SELECT * FROM kasm_latency.server_info();
+COMMENT ON VIEW kasm_latency.info IS 'About the extension itself: version, clients kept, memory, last reset';
+
+CREATE FUNCTION kasm_latency.histogram(
+    metric text, host text DEFAULT NULL, since interval DEFAULT NULL)
+RETURNS TABLE (from_ms double precision, to_ms double precision, count bigint, share double precision, bar text)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH asked AS MATERIALIZED (
+        SELECT CASE WHEN metric IN ('rtt', 'turnaround', 'server') THEN metric
+                    ELSE kasm_latency.refuse('metric must be rtt, turnaround or server') END AS metric),
+    cells AS MATERIALIZED (
+        SELECT cell.*
+        FROM (SELECT kasm_latency.merge_histograms(
+                         CASE asked.metric WHEN 'rtt' THEN c.rtts
+                                           WHEN 'turnaround' THEN c.ceilings
+                                           ELSE c.server_times END) AS merged
+              FROM asked
+              LEFT JOIN kasm_latency.judged_clients(since) AS c
+                     ON histogram.host IS NULL OR c.host = histogram.host) AS m,
+             kasm_latency.histogram_cells(m.merged) AS cell),
+    -- Many cells are shown ten rows to the decade, whose bounds are all bounds of cells too.
+    steps AS (
+        SELECT 0::double precision AS from_ms
+        UNION ALL
+        SELECT (step * 10.0 ^ decade)::double precision
+        FROM generate_series(-2, 4) AS decade,
+             unnest(ARRAY[1, 1.2, 1.5, 2, 2.4, 3, 4, 5, 6, 8]) AS step
+        UNION ALL
+        SELECT 100000),
+    rows AS (
+        SELECT c.from_ms, c.to_ms FROM cells AS c WHERE (SELECT count(*) FROM cells) <= 30
+        UNION ALL
+        SELECT * FROM (SELECT s.from_ms, lead(s.from_ms) OVER (ORDER BY s.from_ms) AS to_ms FROM steps AS s) AS s
+        WHERE (SELECT count(*) FROM cells) > 30
+          AND s.from_ms <= (SELECT max(c.from_ms) FROM cells AS c)
+          AND (s.to_ms IS NULL OR s.to_ms > (SELECT min(c.from_ms) FROM cells AS c))),
+    counted AS (
+        SELECT r.from_ms, r.to_ms, sum(c.count)::bigint AS count
+        FROM rows AS r
+        JOIN cells AS c ON c.from_ms >= r.from_ms AND (r.to_ms IS NULL OR c.from_ms < r.to_ms)
+        GROUP BY r.from_ms, r.to_ms)
+    SELECT c.from_ms, c.to_ms, c.count,
+           round(c.count / sum(c.count) OVER (), 4)::double precision,
+           repeat('#', ceil(40.0 * c.count / max(c.count) OVER ())::integer)
+    FROM counted AS c
+    ORDER BY c.from_ms
+$$;
+COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round trips (rtt), turnarounds inside transactions (turnaround) or server times (server) are spread, of one host or of all';
