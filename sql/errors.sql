@@ -16,9 +16,9 @@ SELECT kasm_latency.path_class('NaN');
 SELECT kasm_latency.path_class(-0.1);
 SELECT kasm_latency.reset('10.0.0.0/8');
 SELECT kasm_latency.reset(NULL);
-SELECT kasm_latency.percentile_ms('\x00'::bytea, 0.5);
-SELECT kasm_latency.percentile_ms('', 1.1);
-SELECT kasm_latency.percentile_ms('', 'NaN');
+SELECT kasm_latency_internal.percentile_ms('\x00'::bytea, 0.5);
+SELECT kasm_latency_internal.percentile_ms('', 1.1);
+SELECT kasm_latency_internal.percentile_ms('', 'NaN');
 
 -- settings; of a range PostgreSQL's versions say the same in different words
 \set VERBOSITY sqlstate
@@ -38,17 +38,17 @@ SET kasm_latency.save = off;
 SELECT name, boot_val, min_val, max_val, unit, context FROM pg_settings WHERE name LIKE 'kasm_latency.%' ORDER BY name COLLATE "C";
 
 SET kasm_latency.rtt_limit = 0.5;
-SELECT kasm_latency.limit_ms();
+SELECT kasm_latency_internal.limit_ms();
 SET kasm_latency.rtt_limit = '1.5s';
-SELECT kasm_latency.limit_ms();
+SELECT kasm_latency_internal.limit_ms();
 SET kasm_latency.rtt_limit = 12345.678;
-SELECT kasm_latency.limit_ms();
+SELECT kasm_latency_internal.limit_ms();
 SELECT count(*) AS flagged FROM kasm_latency.flagged;
 SET intervalstyle = sql_standard;
 SET kasm_latency.recent = '1h';
-SELECT kasm_latency.recent() = interval '1 hour' AS recent;
+SELECT kasm_latency_internal.recent() = interval '1 hour' AS recent;
 RESET ALL;
-SELECT kasm_latency.limit_ms(), kasm_latency.recent() = interval '15 minutes' AS recent, kasm_latency.min_samples();
+SELECT kasm_latency_internal.limit_ms(), kasm_latency_internal.recent() = interval '15 minutes' AS recent, kasm_latency_internal.min_samples();
 
 -- the schema is never adopted
 DROP EXTENSION kasm_latency;

@@ -6,7 +6,7 @@ CREATE EXTENSION kasm_latency;
 SELECT kasm_latency.snapshot() >= 1 AS appended;
 SELECT kasm_latency.snapshot() >= 0 AS again;
 SELECT count(*) BETWEEN 1 AND 2 AS once, bool_and(taken_at = date_trunc('minute', taken_at)) AS by_minute FROM kasm_latency.history;
-SELECT h.role, h.verdict, h.span = kasm_latency.recent() AS span, h.network_s FROM kasm_latency.history AS h LIMIT 1;
+SELECT h.role, h.verdict, h.span = kasm_latency_internal.recent() AS span, h.network_s FROM kasm_latency.history AS h LIMIT 1;
 
 -- a made-up past
 TRUNCATE kasm_latency.history;
@@ -22,7 +22,7 @@ SELECT host, snapshots, rtt_min_ms, rtt_max_ms, verdict, length(rtt), rtt, turna
 SELECT host, snapshots FROM kasm_latency.host_history('webapp-eu', '1 day');
 SELECT count(*) FROM kasm_latency.host_history('nobody');
 SELECT kasm_latency.host_history(NULL, '0');
-SELECT string_agg(kasm_latency.spark(ms), '') FROM unnest(ARRAY[0.1, 0.5, 1, 2, 5, 10, 25, 100, NULL, 9.999]::float8[]) AS ms;
+SELECT string_agg(kasm_latency_internal.spark(ms), '') FROM unnest(ARRAY[0.1, 0.5, 1, 2, 5, 10, 25, 100, NULL, 9.999]::float8[]) AS ms;
 SELECT kasm_latency.prune(), kasm_latency.prune('1 day') AS of_a_day;
 SELECT count(*) FROM kasm_latency.history;
 SELECT kasm_latency.prune(NULL);

@@ -59,7 +59,7 @@ RESET client_min_messages;
 SET application_name = '''";<script>alert(1)</script> %s %I $$ \';
 SELECT application_name FROM kasm_latency.connections WHERE pid = pg_backend_pid();
 SELECT kasm_latency.register_host('0.0.0.0/0', '''"; DROP TABLE x; -- <b>&amp; %s %I $$ \ {}', zone => '<script>') \g (format=unaligned tuples_only=on)
-SELECT host, zone FROM kasm_latency.host_of('10.1.2.3', NULL);
+SELECT host, zone FROM kasm_latency_internal.host_of('10.1.2.3', NULL);
 SELECT count(*) FROM kasm_latency.histogram('rtt', '''"; DROP TABLE x; -- <b>&amp; %s %I $$ \ {}');
 
 DROP EXTENSION kasm_latency;

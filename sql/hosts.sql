@@ -10,17 +10,17 @@ SELECT kasm_latency.register_host('::ffff:10.6.0.0/112', 'mapped range', 'proxy'
 SELECT kasm_latency.register_host('fd77::/64', ' six ', 'agent');
 TABLE kasm_latency.host_registry ORDER BY network;
 
-SELECT addr, (kasm_latency.host_of(addr, 'resolved.example')).*
+SELECT addr, (kasm_latency_internal.host_of(addr, 'resolved.example')).*
 FROM unnest(ARRAY['10.8.0.7', '10.8.1.1', '10.9.9.9', '10.7.0.1', '10.6.0.9', 'fd77::1', '192.0.2.1']::inet[]) AS addr;
-SELECT (kasm_latency.host_of('192.0.2.1', NULL)).*;
-SELECT (kasm_latency.host_of(NULL, NULL)).*;
+SELECT (kasm_latency_internal.host_of('192.0.2.1', NULL)).*;
+SELECT (kasm_latency_internal.host_of(NULL, NULL)).*;
 
 -- a second call replaces
 SELECT kasm_latency.register_host('10.8.0.7', 'webapp-paris', 'webapp', NULL);
-SELECT (kasm_latency.host_of('10.8.0.7', NULL)).*;
+SELECT (kasm_latency_internal.host_of('10.8.0.7', NULL)).*;
 
 SELECT kasm_latency.forget_host('10.8.0.7'), kasm_latency.forget_host('10.8.0.7');
-SELECT (kasm_latency.host_of('10.8.0.7', NULL)).*;
+SELECT (kasm_latency_internal.host_of('10.8.0.7', NULL)).*;
 
 -- bad input changes nothing
 SELECT kasm_latency.register_host(NULL, 'x');
@@ -45,9 +45,9 @@ SELECT kasm_latency.register_host('0.0.0.0/0', 'monitor', 'monitor');
 SELECT kasm_latency.register_host('::/0', 'monitor', 'monitor');
 SELECT count(*) FROM kasm_latency.flagged WHERE client_addrs IS NOT NULL;
 SET kasm_latency.app_roles = 'kasmapp, "Odd, ""name"""';
-SELECT kasm_latency.app_roles();
+SELECT kasm_latency_internal.app_roles();
 SELECT count(*) FROM kasm_latency.flagged;
 SET kasm_latency.app_roles = '';
-SELECT kasm_latency.app_roles();
+SELECT kasm_latency_internal.app_roles();
 
 DROP EXTENSION kasm_latency;

@@ -22,7 +22,7 @@ SELECT c.relname FROM pg_class c
 WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
   AND obj_description(c.oid, 'pg_class') IS NULL;
 SELECT p.proname FROM pg_proc p
-WHERE p.pronamespace = 'kasm_latency'::regnamespace
+WHERE p.pronamespace IN ('kasm_latency'::regnamespace, 'kasm_latency_internal'::regnamespace)
   AND (obj_description(p.oid, 'pg_proc') IS NULL
        OR p.prolang <> (SELECT oid FROM pg_language WHERE lanname = 'c') AND p.prokind = 'f' AND NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false));
 
@@ -56,18 +56,18 @@ SELECT ms, kasm_latency.path_class(ms)
 FROM unnest(ARRAY[0, 0.999, 1, 4.999, 5, 9.999, 10, 99.9, 100, 'Infinity', NULL]::float8[]) AS ms;
 
 -- histograms: merged, and their percentiles (a cell is at most 10 % wide)
-SELECT kasm_latency.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_latency.count_from(''::bytea, 0) AS none,
-       kasm_latency.percentile_ms(kasm_latency.merge_histograms(''::bytea), 0.5) AS merged;
-SELECT kasm_latency.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
+SELECT kasm_latency_internal.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_latency_internal.count_from(''::bytea, 0) AS none,
+       kasm_latency_internal.percentile_ms(kasm_latency_internal.merge_histograms(''::bytea), 0.5) AS merged;
+SELECT kasm_latency_internal.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
 
 -- of a cell that the limit cuts through nobody knows: here 100 in [10, 11) ms
 CREATE TEMPORARY VIEW hundred AS SELECT decode(to_hex(115), 'hex') || '\x6400000000000000'::bytea AS h;
-SELECT limit_ms, kasm_latency.count_below(h, limit_ms), kasm_latency.count_from(h, limit_ms)
+SELECT limit_ms, kasm_latency_internal.count_below(h, limit_ms), kasm_latency_internal.count_from(h, limit_ms)
 FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
-SELECT c.*, kasm_latency.percentile_ms(h, 0.5) FROM hundred, kasm_latency.histogram_cells(h) AS c;
+SELECT c.*, kasm_latency_internal.percentile_ms(h, 0.5) FROM hundred, kasm_latency_internal.histogram_cells(h) AS c;
 
 -- the rule of the verdicts, case by case
-SELECT why, kasm_latency.verdict(role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
+SELECT why, kasm_latency_internal.verdict(role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
 FROM (VALUES
     (1, 'nothing measured', 'webapp', false, 0.4, false, 0, NULL, NULL),
     (2, 'floor at the limit', 'webapp', true, 10, false, 0, NULL, NULL),
@@ -85,7 +85,7 @@ FROM (VALUES
     (14, 'a proxy that does not', 'proxy', false, NULL, false, 0, NULL, NULL),
     (15, 'admin', 'admin', true, 120, false, 0, NULL, NULL)
 ) AS t (n, why, role, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
-SELECT why, kasm_latency.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
+SELECT why, kasm_latency_internal.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
 FROM (VALUES
     (1, 'all near', 0.4, 10, 0, 10, 0),
     (2, 'three far connections of many', 0.4, 997, 3, 100, 0),
@@ -100,8 +100,8 @@ FROM (VALUES
 SELECT verdict, rank, severity FROM kasm_latency.verdicts ORDER BY rank DESC;
 
 -- sentences
-SELECT kasm_latency.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
-SELECT reason, kasm_latency.remedy(v, m) AS remedy
+SELECT kasm_latency_internal.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
+SELECT reason, kasm_latency_internal.remedy(v, m) AS remedy
 FROM (VALUES
     ('unexpected_client', true, 0.4, 200, 5, 4, 30, 0, 402, 340, 0.5, 60),
     ('out_of_band', false, 118.2, 0, 0, 3, 0, 340, 402, 340, 119, 121.5),
@@ -110,7 +110,7 @@ FROM (VALUES
     ('unproven', true, 0.4, 0, 5, 4, 30, 0, 402, 340, 0.5, 60),
     ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 0.5, 60)
 ) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50),
-LATERAL kasm_latency.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
+LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
 
 DROP EXTENSION kasm_latency;
-SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname = 'kasm_latency';
+SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname ~ '^kasm_latency';

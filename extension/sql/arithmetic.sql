@@ -3,7 +3,7 @@
  * its arguments alone.  Uses settings (checks of arguments).
  */
 
-CREATE FUNCTION kasm_latency.rounded(value double precision, digits integer)
+CREATE FUNCTION kasm_latency_internal.rounded(value double precision, digits integer)
 RETURNS double precision
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -11,9 +11,9 @@ AS $$
     SELECT CASE WHEN value IN ('Infinity', '-Infinity', 'NaN') THEN value
                 ELSE round(value::numeric, digits)::double precision END
 $$;
-COMMENT ON FUNCTION kasm_latency.rounded(double precision, integer) IS 'A figure for a column, without digits that mean nothing';
+COMMENT ON FUNCTION kasm_latency_internal.rounded(double precision, integer) IS 'A figure for a column, without digits that mean nothing';
 
-CREATE FUNCTION kasm_latency.ms_text(ms double precision)
+CREATE FUNCTION kasm_latency_internal.ms_text(ms double precision)
 RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -21,7 +21,7 @@ AS $$
     SELECT trim_scale(round(ms::numeric, CASE WHEN ms < 0.1 THEN 3 WHEN ms < 10 THEN 2 WHEN ms < 100 THEN 1 ELSE 0 END))
            || ' ms'
 $$;
-COMMENT ON FUNCTION kasm_latency.ms_text(double precision) IS 'Milliseconds for a sentence: 0.42 ms, 12.5 ms, 118 ms';
+COMMENT ON FUNCTION kasm_latency_internal.ms_text(double precision) IS 'Milliseconds for a sentence: 0.42 ms, 12.5 ms, 118 ms';
 
 CREATE FUNCTION kasm_latency.path_class(rtt_ms double precision)
 RETURNS text
@@ -31,7 +31,7 @@ AS $$
     -- the views ask for each client: argument() is called for its error alone
     SELECT CASE
         WHEN rtt_ms IS NULL THEN NULL
-        WHEN rtt_ms = 'NaN' OR rtt_ms < 0 THEN kasm_latency.argument('rtt_ms', rtt_ms)::text
+        WHEN rtt_ms = 'NaN' OR rtt_ms < 0 THEN kasm_latency_internal.argument('rtt_ms', rtt_ms)::text
         WHEN rtt_ms < 1 THEN 'same zone'
         WHEN rtt_ms < 5 THEN 'same region'
         WHEN rtt_ms < 10 THEN 'single-digit'
@@ -47,9 +47,9 @@ RETURNS double precision
 LANGUAGE sql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT kasm_latency.rounded(
-        kasm_latency.argument('queries', queries)
-        * (kasm_latency.argument('rtt_ms', rtt_ms) + kasm_latency.argument('server_ms', server_ms)), 3)
+    SELECT kasm_latency_internal.rounded(
+        kasm_latency_internal.argument('queries', queries)
+        * (kasm_latency_internal.argument('rtt_ms', rtt_ms) + kasm_latency_internal.argument('server_ms', server_ms)), 3)
 $$;
 COMMENT ON FUNCTION kasm_latency.launch_cost(integer, double precision, double precision) IS 'Milliseconds that so many sequential queries take: queries * (rtt_ms + server_ms)';
 
@@ -59,9 +59,9 @@ RETURNS double precision
 LANGUAGE sql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN c.launch_ms = 0 THEN 'Infinity' ELSE kasm_latency.rounded(c.connections * 1000.0 / c.launch_ms, 3) END
-    FROM (SELECT kasm_latency.argument('connections', connections) AS connections,
-                 kasm_latency.argument('queries', queries)
-                 * (kasm_latency.argument('rtt_ms', rtt_ms) + kasm_latency.argument('server_ms', server_ms)) AS launch_ms) AS c
+    SELECT CASE WHEN c.launch_ms = 0 THEN 'Infinity' ELSE kasm_latency_internal.rounded(c.connections * 1000.0 / c.launch_ms, 3) END
+    FROM (SELECT kasm_latency_internal.argument('connections', connections) AS connections,
+                 kasm_latency_internal.argument('queries', queries)
+                 * (kasm_latency_internal.argument('rtt_ms', rtt_ms) + kasm_latency_internal.argument('server_ms', server_ms)) AS launch_ms) AS c
 $$;
 COMMENT ON FUNCTION kasm_latency.launch_capacity(integer, integer, double precision, double precision) IS 'Launches per second that a pool of so many connections can carry at that distance';

@@ -3,7 +3,7 @@
  * here, and nowhere else.  Every relation on a span is made of judged_clients().
  */
 
-CREATE FUNCTION kasm_latency.judged_clients(since interval)
+CREATE FUNCTION kasm_latency_internal.judged_clients(since interval)
 RETURNS TABLE (
     client_addr inet, database text, username text, host text, role text, zone text,
     connections bigint, round_trips bigint, transactions bigint,
@@ -20,10 +20,10 @@ LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH setting AS MATERIALIZED (
-        SELECT kasm_latency.limit_ms() AS limit_ms, kasm_latency.min_samples() AS min_samples,
-               kasm_latency.app_roles() AS app_roles),
+        SELECT kasm_latency_internal.limit_ms() AS limit_ms, kasm_latency_internal.min_samples() AS min_samples,
+               kasm_latency_internal.app_roles() AS app_roles),
     kasm AS MATERIALIZED (
-        SELECT lower(k.host) AS host, k.zone FROM kasm_latency.read_kasm_hosts(false) AS k WHERE k.zone IS NOT NULL),
+        SELECT lower(k.host) AS host, k.zone FROM kasm_latency_internal.read_kasm_hosts(false) AS k WHERE k.zone IS NOT NULL),
     counted AS MATERIALIZED (
         SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
                f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
@@ -32,18 +32,18 @@ AS $$
                f.network_s, f.server_s, f.in_transaction_wait_s,
                f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
                -- the exact minimum is sharper than the cell that it fell into
-               greatest(kasm_latency.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
-               greatest(kasm_latency.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
-               kasm_latency.count_from(f.ceilings, 0) AS samples,
-               kasm_latency.count_below(f.rtts, s.limit_ms) AS near,
-               kasm_latency.count_from(f.rtts, s.limit_ms) AS far,
-               kasm_latency.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
-               kasm_latency.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
-        FROM kasm_latency.client_figures(coalesce(since, kasm_latency.recent())) AS f, setting AS s
+               greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
+               greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
+               kasm_latency_internal.count_from(f.ceilings, 0) AS samples,
+               kasm_latency_internal.count_below(f.rtts, s.limit_ms) AS near,
+               kasm_latency_internal.count_from(f.rtts, s.limit_ms) AS far,
+               kasm_latency_internal.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
+               kasm_latency_internal.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
+        FROM kasm_latency_internal.client_figures(coalesce(since, kasm_latency_internal.recent())) AS f, setting AS s
         WHERE NOT f.evicted),
     figures AS (
         SELECT c.*,
-               kasm_latency.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
+               kasm_latency_internal.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
                                      s.limit_ms, s.min_samples) AS floor_ms
         FROM counted AS c, setting AS s)
     SELECT f.client_addr,
@@ -62,7 +62,7 @@ AS $$
            f.first_seen, f.last_seen
     FROM setting AS s
     CROSS JOIN figures AS f
-    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
     -- a zone that nobody registered, by the name that Kasm has for the host
     LEFT JOIN LATERAL (
         SELECT k.zone
@@ -73,15 +73,15 @@ AS $$
         LIMIT 1) AS k ON h.zone IS NULL
     -- who comes by a Unix-domain socket is on this machine, by the kernel's word
     CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
-    CROSS JOIN LATERAL kasm_latency.mixed_distances(
+    CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
-    JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency.verdict(
+    JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
         h.role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
         f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
 $$;
-COMMENT ON FUNCTION kasm_latency.judged_clients(interval) IS 'Each client with its name, figures and verdict: what clients, hosts and flagged are made of';
+COMMENT ON FUNCTION kasm_latency_internal.judged_clients(interval) IS 'Each client with its name, figures and verdict: what clients, hosts and flagged are made of';
 
 CREATE FUNCTION kasm_latency.client_stats(since interval)
 RETURNS TABLE (
@@ -98,13 +98,13 @@ AS $$
     SELECT c.client_addr, c.database, c.username, c.host, c.role, c.zone,
            c.connections, c.round_trips, c.transactions,
            c.rtt_ms, c.turnaround_min_ms, c.p10_ms, c.p50_ms,
-           greatest(kasm_latency.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
-           greatest(kasm_latency.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
-           kasm_latency.percentile_ms(c.server_times, 0.5),
-           kasm_latency.percentile_ms(c.server_times, 0.95),
-           kasm_latency.percentile_ms(c.server_times, 0.99),
+           greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
+           greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
+           kasm_latency_internal.percentile_ms(c.server_times, 0.5),
+           kasm_latency_internal.percentile_ms(c.server_times, 0.95),
+           kasm_latency_internal.percentile_ms(c.server_times, 0.99),
            c.retransmits, kasm_latency.path_class(c.rtt_ms), c.verdict, c.first_seen, c.last_seen
-    FROM kasm_latency.judged_clients(since) AS c
+    FROM kasm_latency_internal.judged_clients(since) AS c
     ORDER BY c.rank DESC, c.rtt_ms DESC NULLS LAST, c.client_addr, c.database, c.username
 $$;
 COMMENT ON FUNCTION kasm_latency.client_stats(interval) IS 'What the view clients shows, over another span of up to an hour; NULL is the setting recent';

@@ -3,7 +3,7 @@
  * position.  Nothing is judged or named here.  Uses nothing.
  */
 
-CREATE FUNCTION kasm_latency.client_figures(
+CREATE FUNCTION kasm_latency_internal.client_figures(
     since interval,
     histograms boolean DEFAULT true,
     OUT client_addr inet,
@@ -42,9 +42,9 @@ CREATE FUNCTION kasm_latency.client_figures(
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 200
 AS 'MODULE_PATHNAME', 'kasm_latency_client_figures';
-COMMENT ON FUNCTION kasm_latency.client_figures(interval, boolean) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
+COMMENT ON FUNCTION kasm_latency_internal.client_figures(interval, boolean) IS 'Raw figures of each client over a span of up to an hour; with NULL, since the last reset';
 
-CREATE FUNCTION kasm_latency.live_connections(
+CREATE FUNCTION kasm_latency_internal.live_connections(
     OUT pid integer,
     OUT client_addr inet,
     OUT database_oid oid,
@@ -58,9 +58,9 @@ CREATE FUNCTION kasm_latency.live_connections(
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 100
 AS 'MODULE_PATHNAME', 'kasm_latency_live_connections';
-COMMENT ON FUNCTION kasm_latency.live_connections() IS 'Raw figures of each live client backend since it connected';
+COMMENT ON FUNCTION kasm_latency_internal.live_connections() IS 'Raw figures of each live client backend since it connected';
 
-CREATE FUNCTION kasm_latency.server_info(
+CREATE FUNCTION kasm_latency_internal.server_info(
     OUT version text,
     OUT clients bigint,
     OUT max_clients bigint,
@@ -71,7 +71,7 @@ CREATE FUNCTION kasm_latency.server_info(
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1
 AS 'MODULE_PATHNAME', 'kasm_latency_server_info';
-COMMENT ON FUNCTION kasm_latency.server_info() IS 'One row about the extension itself; see the view info';
+COMMENT ON FUNCTION kasm_latency_internal.server_info() IS 'One row about the extension itself; see the view info';
 
 CREATE FUNCTION kasm_latency.reset()
 RETURNS timestamptz

@@ -3,50 +3,50 @@
  * into.  Uses nothing.
  */
 
-CREATE FUNCTION kasm_latency.merge_transition(state internal, histogram bytea)
+CREATE FUNCTION kasm_latency_internal.merge_transition(state internal, histogram bytea)
 RETURNS internal
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_merge_transition';
-COMMENT ON FUNCTION kasm_latency.merge_transition(internal, bytea) IS 'Transition function of merge_histograms';
+COMMENT ON FUNCTION kasm_latency_internal.merge_transition(internal, bytea) IS 'Transition function of merge_histograms';
 
-CREATE FUNCTION kasm_latency.merge_final(state internal)
+CREATE FUNCTION kasm_latency_internal.merge_final(state internal)
 RETURNS bytea
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_merge_final';
-COMMENT ON FUNCTION kasm_latency.merge_final(internal) IS 'Final function of merge_histograms';
+COMMENT ON FUNCTION kasm_latency_internal.merge_final(internal) IS 'Final function of merge_histograms';
 
-CREATE AGGREGATE kasm_latency.merge_histograms(histogram bytea) (
-    SFUNC = kasm_latency.merge_transition,
+CREATE AGGREGATE kasm_latency_internal.merge_histograms(histogram bytea) (
+    SFUNC = kasm_latency_internal.merge_transition,
     STYPE = internal,
-    FINALFUNC = kasm_latency.merge_final
+    FINALFUNC = kasm_latency_internal.merge_final
 );
-COMMENT ON AGGREGATE kasm_latency.merge_histograms(bytea) IS 'The sum of histograms';
+COMMENT ON AGGREGATE kasm_latency_internal.merge_histograms(bytea) IS 'The sum of histograms';
 
-CREATE FUNCTION kasm_latency.percentile_ms(histogram bytea, fraction double precision)
+CREATE FUNCTION kasm_latency_internal.percentile_ms(histogram bytea, fraction double precision)
 RETURNS double precision
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_percentile_ms';
-COMMENT ON FUNCTION kasm_latency.percentile_ms(bytea, double precision) IS 'A percentile of a histogram in milliseconds; NULL of an empty one';
+COMMENT ON FUNCTION kasm_latency_internal.percentile_ms(bytea, double precision) IS 'A percentile of a histogram in milliseconds; NULL of an empty one';
 
-CREATE FUNCTION kasm_latency.percentile_whole(histogram bytea, fraction double precision)
+CREATE FUNCTION kasm_latency_internal.percentile_whole(histogram bytea, fraction double precision)
 RETURNS integer
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_percentile_whole';
-COMMENT ON FUNCTION kasm_latency.percentile_whole(bytea, double precision) IS 'A percentile of a histogram of whole numbers; NULL of an empty one';
+COMMENT ON FUNCTION kasm_latency_internal.percentile_whole(bytea, double precision) IS 'A percentile of a histogram of whole numbers; NULL of an empty one';
 
-CREATE FUNCTION kasm_latency.count_from(histogram bytea, ms double precision)
+CREATE FUNCTION kasm_latency_internal.count_from(histogram bytea, ms double precision)
 RETURNS bigint
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_count_from';
-COMMENT ON FUNCTION kasm_latency.count_from(bytea, double precision) IS 'How many of a histogram lie surely at or above that many milliseconds';
+COMMENT ON FUNCTION kasm_latency_internal.count_from(bytea, double precision) IS 'How many of a histogram lie surely at or above that many milliseconds';
 
-CREATE FUNCTION kasm_latency.count_below(histogram bytea, ms double precision)
+CREATE FUNCTION kasm_latency_internal.count_below(histogram bytea, ms double precision)
 RETURNS bigint
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_count_below';
-COMMENT ON FUNCTION kasm_latency.count_below(bytea, double precision) IS 'How many of a histogram lie surely below that many milliseconds';
+COMMENT ON FUNCTION kasm_latency_internal.count_below(bytea, double precision) IS 'How many of a histogram lie surely below that many milliseconds';
 
-CREATE FUNCTION kasm_latency.histogram_cells(
+CREATE FUNCTION kasm_latency_internal.histogram_cells(
     histogram bytea,
     OUT from_ms double precision,
     OUT to_ms double precision,
@@ -54,4 +54,4 @@ CREATE FUNCTION kasm_latency.histogram_cells(
 RETURNS SETOF record
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 30
 AS 'MODULE_PATHNAME', 'kasm_latency_histogram_cells';
-COMMENT ON FUNCTION kasm_latency.histogram_cells(bytea) IS 'The cells of a histogram, from the first to the last that is not empty';
+COMMENT ON FUNCTION kasm_latency_internal.histogram_cells(bytea) IS 'The cells of a histogram, from the first to the last that is not empty';

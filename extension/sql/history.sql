@@ -45,7 +45,7 @@ BEGIN
     INSERT INTO kasm_latency.history
     SELECT date_trunc('minute', clock_timestamp()), h.host, h.role, h.zone, h.round_trips, h.transactions,
            h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
-           h.server_p50_ms, h.server_p95_ms, h.verdict, i.network_s, i.in_transaction_wait_s, kasm_latency.recent()
+           h.server_p50_ms, h.server_p95_ms, h.verdict, i.network_s, i.in_transaction_wait_s, kasm_latency_internal.recent()
     FROM kasm_latency.hosts AS h
     LEFT JOIN kasm_latency.impact AS i ON i.host = h.host
     WHERE h.verdict <> 'no_data'
@@ -65,7 +65,7 @@ DECLARE
     removed bigint;
 BEGIN
     IF keep IS NULL OR keep < interval '0' THEN
-        PERFORM kasm_latency.refuse('keep must not be null or negative');
+        PERFORM kasm_latency_internal.refuse('keep must not be null or negative');
     END IF;
     DELETE FROM kasm_latency.history AS h WHERE h.taken_at < now() - keep;
     GET DIAGNOSTICS removed = ROW_COUNT;
@@ -83,7 +83,7 @@ CREATE VIEW kasm_latency.verdict_changes AS
     ORDER BY c.taken_at DESC, c.host;
 COMMENT ON VIEW kasm_latency.verdict_changes IS 'Where a host''s verdict in history differs from the snapshot before, newest first';
 
-CREATE FUNCTION kasm_latency.spark(ms double precision)
+CREATE FUNCTION kasm_latency_internal.spark(ms double precision)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -94,7 +94,7 @@ AS $$
                 ELSE substr('.:-=+*#@', level + 1, 1) END
     FROM (SELECT width_bucket(ms, ARRAY[0.5, 1, 2, 5, 10, 25, 100]::double precision[])) AS w (level)
 $$;
-COMMENT ON FUNCTION kasm_latency.spark(double precision) IS 'A latency as one character of eight: below 0.5, 1, 2, 5, 10, 25, 100 ms, and above';
+COMMENT ON FUNCTION kasm_latency_internal.spark(double precision) IS 'A latency as one character of eight: below 0.5, 1, 2, 5, 10, 25, 100 ms, and above';
 
 CREATE FUNCTION kasm_latency.host_history(host text DEFAULT NULL, since interval DEFAULT '7 days')
 RETURNS TABLE (
@@ -105,7 +105,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH bounds AS (
         SELECT CASE WHEN since > interval '0' THEN now() - since
-                    ELSE kasm_latency.refuse('since must be greater than zero')::timestamptz END AS first_at),
+                    ELSE kasm_latency_internal.refuse('since must be greater than zero')::timestamptz END AS first_at),
     buckets AS (
         SELECT h.host, least(width_bucket(extract(epoch FROM h.taken_at)::double precision,
                                           extract(epoch FROM b.first_at)::double precision,
@@ -119,10 +119,10 @@ AS $$
         WHERE host_history.host IS NULL OR h.host = host_history.host
         GROUP BY 1, 2)
     SELECT k.host, sum(b.n)::bigint, min(b.first_at), max(b.last_at),
-           kasm_latency.rounded(min(b.rtt_min_ms), 3), kasm_latency.rounded(max(b.rtt_max_ms), 3),
+           kasm_latency_internal.rounded(min(b.rtt_min_ms), 3), kasm_latency_internal.rounded(max(b.rtt_max_ms), 3),
            (array_agg(b.verdict ORDER BY b.bucket DESC) FILTER (WHERE b.verdict IS NOT NULL))[1],
-           rtrim(string_agg(kasm_latency.spark(b.rtt_max_ms), '' ORDER BY k.bucket)),
-           rtrim(string_agg(kasm_latency.spark(b.p50_ms), '' ORDER BY k.bucket))
+           rtrim(string_agg(kasm_latency_internal.spark(b.rtt_max_ms), '' ORDER BY k.bucket)),
+           rtrim(string_agg(kasm_latency_internal.spark(b.p50_ms), '' ORDER BY k.bucket))
     FROM (SELECT DISTINCT b.host, n.bucket FROM buckets AS b, generate_series(1, 60) AS n (bucket)) AS k
     LEFT JOIN buckets AS b ON b.host = k.host AND b.bucket = k.bucket
     GROUP BY k.host
@@ -137,7 +137,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS (
         SELECT CASE WHEN step > interval '0' THEN extract(epoch FROM step)::double precision
-                    ELSE kasm_latency.refuse('step must be greater than zero')::double precision END AS seconds)
+                    ELSE kasm_latency_internal.refuse('step must be greater than zero')::double precision END AS seconds)
     SELECT newest.taken_at
     FROM asked AS a
     -- steps begin at whole multiples: who looks again a little later sees the same snapshots

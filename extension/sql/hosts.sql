@@ -4,7 +4,7 @@
  * host_figures() or host_stats(), and commented below.
  */
 
-CREATE FUNCTION kasm_latency.host_figures(since interval)
+CREATE FUNCTION kasm_latency_internal.host_figures(since interval)
 RETURNS TABLE (
     host text, role text, zone text, client_addrs inet[], judged boolean, verdict text, rank integer,
     connections bigint, round_trips bigint, transactions bigint,
@@ -30,13 +30,13 @@ AS $$
            sum(c.network_s), sum(c.server_s), sum(c.in_transaction_wait_s),
            sum(c.chains)::bigint, sum(c.chain_round_trips)::bigint,
            sum(c.chain_s), sum(c.chain_network_s), sum(c.chain_server_s),
-           kasm_latency.merge_histograms(c.ceilings), kasm_latency.merge_histograms(c.server_times),
-           kasm_latency.merge_histograms(c.chain_lengths), kasm_latency.merge_histograms(c.chain_durations),
+           kasm_latency_internal.merge_histograms(c.ceilings), kasm_latency_internal.merge_histograms(c.server_times),
+           kasm_latency_internal.merge_histograms(c.chain_lengths), kasm_latency_internal.merge_histograms(c.chain_durations),
            min(c.first_seen), max(c.last_seen)
-    FROM kasm_latency.judged_clients(since) AS c
+    FROM kasm_latency_internal.judged_clients(since) AS c
     GROUP BY c.host
 $$;
-COMMENT ON FUNCTION kasm_latency.host_figures(interval) IS 'The clients of each host taken together: what hosts and impact are made of';
+COMMENT ON FUNCTION kasm_latency_internal.host_figures(interval) IS 'The clients of each host taken together: what hosts and impact are made of';
 
 CREATE FUNCTION kasm_latency.host_stats(since interval)
 RETURNS TABLE (
@@ -53,15 +53,15 @@ AS $$
     SELECT h.host, h.role, h.zone, h.client_addrs,
            h.connections, h.round_trips, h.transactions,
            h.rtt_ms, h.turnaround_min_ms,
-           greatest(kasm_latency.percentile_ms(h.ceilings, 0.1), h.turnaround_min_ms),
-           greatest(kasm_latency.percentile_ms(h.ceilings, 0.5), h.turnaround_min_ms),
-           greatest(kasm_latency.percentile_ms(h.ceilings, 0.95), h.turnaround_min_ms),
-           greatest(kasm_latency.percentile_ms(h.ceilings, 0.99), h.turnaround_min_ms),
-           kasm_latency.percentile_ms(h.server_times, 0.5),
-           kasm_latency.percentile_ms(h.server_times, 0.95),
-           kasm_latency.percentile_ms(h.server_times, 0.99),
+           greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.1), h.turnaround_min_ms),
+           greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.5), h.turnaround_min_ms),
+           greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.95), h.turnaround_min_ms),
+           greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.99), h.turnaround_min_ms),
+           kasm_latency_internal.percentile_ms(h.server_times, 0.5),
+           kasm_latency_internal.percentile_ms(h.server_times, 0.95),
+           kasm_latency_internal.percentile_ms(h.server_times, 0.99),
            h.retransmits, kasm_latency.path_class(h.rtt_ms), h.verdict, h.first_seen, h.last_seen
-    FROM kasm_latency.host_figures(since) AS h
+    FROM kasm_latency_internal.host_figures(since) AS h
     ORDER BY h.rank DESC, h.rtt_ms DESC NULLS LAST, h.host
 $$;
 COMMENT ON FUNCTION kasm_latency.host_stats(interval) IS 'What the view hosts shows, over another span of up to an hour; NULL is the setting recent';
@@ -70,7 +70,7 @@ CREATE VIEW kasm_latency.hosts AS
     SELECT * FROM kasm_latency.host_stats(NULL);
 COMMENT ON VIEW kasm_latency.hosts IS 'Each client host over the recent span, worst first';
 
-CREATE FUNCTION kasm_latency.flagged_hosts(since interval)
+CREATE FUNCTION kasm_latency_internal.flagged_hosts(since interval)
 RETURNS TABLE (
     severity text, host text, role text, zone text, client_addrs inet[], verdict text,
     rtt_ms double precision, turnaround_p10_ms double precision, turnaround_p50_ms double precision,
@@ -79,7 +79,7 @@ LANGUAGE sql VOLATILE ROWS 20
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH judged AS MATERIALIZED (
-        SELECT * FROM kasm_latency.judged_clients(since) AS c WHERE c.judged),
+        SELECT * FROM kasm_latency_internal.judged_clients(since) AS c WHERE c.judged),
     worst AS (
         SELECT DISTINCT ON (j.host) j.*
         FROM judged AS j
@@ -93,18 +93,18 @@ AS $$
     SELECT w.severity, w.host, w.role, w.zone, a.client_addrs, w.verdict,
            w.rtt_ms, w.p10_ms AS turnaround_p10_ms, w.p50_ms AS turnaround_p50_ms,
            l.limit_ms, a.round_trips,
-           kasm_latency.reason(w.verdict, w.role, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
+           kasm_latency_internal.reason(w.verdict, w.role, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
                                w.far_since, w.round_trips, w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
-           kasm_latency.remedy(w.verdict, w.mixed) AS remedy,
+           kasm_latency_internal.remedy(w.verdict, w.mixed) AS remedy,
            a.last_seen
     FROM worst AS w
     JOIN whole AS a ON a.host = w.host
-    CROSS JOIN kasm_latency.limit_ms() AS l (limit_ms)
+    CROSS JOIN kasm_latency_internal.limit_ms() AS l (limit_ms)
     WHERE w.severity IN ('critical', 'warning')
     ORDER BY w.rank DESC, w.rtt_ms DESC NULLS LAST, w.host
 $$;
-COMMENT ON FUNCTION kasm_latency.flagged_hosts(interval) IS 'What the view flagged shows, over another span of up to an hour; NULL is the setting recent';
+COMMENT ON FUNCTION kasm_latency_internal.flagged_hosts(interval) IS 'What the view flagged shows, over another span of up to an hour; NULL is the setting recent';
 
 CREATE VIEW kasm_latency.flagged AS
-    SELECT * FROM kasm_latency.flagged_hosts(NULL);
+    SELECT * FROM kasm_latency_internal.flagged_hosts(NULL);
 COMMENT ON VIEW kasm_latency.flagged IS 'Hosts that are not fine, worst first, with the figures of their worst client, the reason and the remedy';

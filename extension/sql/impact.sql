@@ -4,7 +4,7 @@
  * host_figures(), and arithmetic.
  */
 
-CREATE FUNCTION kasm_latency.host_impact(since interval)
+CREATE FUNCTION kasm_latency_internal.host_impact(since interval)
 RETURNS TABLE (
     host text, verdict text, round_trips bigint, transactions bigint,
     round_trips_per_transaction double precision,
@@ -19,36 +19,36 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH figures AS (
         SELECT h.*,
-               kasm_latency.percentile_whole(h.chain_lengths, 0.5) AS chain_p50,
-               kasm_latency.percentile_ms(h.server_times, 0.5) AS server_p50_ms,
+               kasm_latency_internal.percentile_whole(h.chain_lengths, 0.5) AS chain_p50,
+               kasm_latency_internal.percentile_ms(h.server_times, 0.5) AS server_p50_ms,
                -- no more than the chain took: a floor of whole microseconds may be one too long
                least(h.chain_network_s / nullif(h.chain_s, 0), 1) AS network_share,
                least(h.chain_server_s / nullif(h.chain_s, 0), 1) AS server_share
-        FROM kasm_latency.host_figures(since) AS h)
+        FROM kasm_latency_internal.host_figures(since) AS h)
     SELECT f.host, f.verdict, f.round_trips, f.transactions,
-           kasm_latency.rounded(f.round_trips / nullif(f.transactions, 0)::double precision, 1),
-           kasm_latency.rounded(f.network_s, 3), kasm_latency.rounded(f.server_s, 3),
-           kasm_latency.rounded(f.in_transaction_wait_s, 3),
-           kasm_latency.rounded(f.network_share, 3),
+           kasm_latency_internal.rounded(f.round_trips / nullif(f.transactions, 0)::double precision, 1),
+           kasm_latency_internal.rounded(f.network_s, 3), kasm_latency_internal.rounded(f.server_s, 3),
+           kasm_latency_internal.rounded(f.in_transaction_wait_s, 3),
+           kasm_latency_internal.rounded(f.network_share, 3),
            kasm_latency.launch_cost(coalesce(f.chain_p50, 10), f.rtt_ms, coalesce(f.server_p50_ms, 0)),
            kasm_latency.launch_cost(coalesce(f.chain_p50, 10), 0.5, coalesce(f.server_p50_ms, 0)),
-           f.chain_p50, kasm_latency.percentile_whole(f.chain_lengths, 0.95),
-           kasm_latency.percentile_ms(f.chain_durations, 0.5),
-           kasm_latency.percentile_ms(f.chain_durations, 0.95),
-           kasm_latency.rounded(f.server_share, 3),
-           kasm_latency.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
+           f.chain_p50, kasm_latency_internal.percentile_whole(f.chain_lengths, 0.95),
+           kasm_latency_internal.percentile_ms(f.chain_durations, 0.5),
+           kasm_latency_internal.percentile_ms(f.chain_durations, 0.95),
+           kasm_latency_internal.rounded(f.server_share, 3),
+           kasm_latency_internal.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
            f.chains, f.role, f.judged, f.rtt_ms, f.server_p50_ms,
-           kasm_latency.rounded(1000 * f.chain_s / nullif(f.chain_round_trips, 0), 3)
+           kasm_latency_internal.rounded(1000 * f.chain_s / nullif(f.chain_round_trips, 0), 3)
     FROM figures AS f
     ORDER BY f.rank DESC, f.network_s DESC, f.host
 $$;
-COMMENT ON FUNCTION kasm_latency.host_impact(interval) IS 'What impact, diagnose and placement_plan are made of, over a span of up to an hour; NULL is the setting recent';
+COMMENT ON FUNCTION kasm_latency_internal.host_impact(interval) IS 'What impact, diagnose and placement_plan are made of, over a span of up to an hour; NULL is the setting recent';
 
 CREATE VIEW kasm_latency.impact AS
     SELECT i.host, i.verdict, i.round_trips, i.transactions, i.round_trips_per_transaction,
            i.network_s, i.server_s, i.in_transaction_wait_s, i.network_share,
            i.launch_ms, i.launch_ms_colocated, i.chain_p50, i.chain_p95, i.chain_p50_ms, i.chain_p95_ms
-    FROM kasm_latency.host_impact(NULL) AS i;
+    FROM kasm_latency_internal.host_impact(NULL) AS i;
 COMMENT ON VIEW kasm_latency.impact IS 'What each host''s distance costs over the recent span, worst first';
 
 CREATE FUNCTION kasm_latency.placement_plan(host text DEFAULT NULL, queries integer DEFAULT NULL)
@@ -59,7 +59,7 @@ LANGUAGE sql VOLATILE ROWS 30
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS MATERIALIZED (
-        SELECT kasm_latency.argument('queries', placement_plan.queries) AS queries),
+        SELECT kasm_latency_internal.argument('queries', placement_plan.queries) AS queries),
     hosts AS MATERIALIZED (
         SELECT i.host, i.verdict, i.rtt_ms, coalesce(i.server_p50_ms, 0) AS server_ms,
                coalesce(a.queries, i.chain_p50, 10) AS queries,
@@ -68,7 +68,7 @@ AS $$
                row_number() OVER () AS place
         -- by way of "asked", so that a bad argument is refused where there is no host too
         FROM asked AS a
-        CROSS JOIN LATERAL kasm_latency.host_impact(CASE WHEN a.queries > 0 THEN NULL::interval END) AS i
+        CROSS JOIN LATERAL kasm_latency_internal.host_impact(CASE WHEN a.queries > 0 THEN NULL::interval END) AS i
         WHERE i.role = 'webapp' AND i.judged AND i.rtt_ms IS NOT NULL
           AND (placement_plan.host IS NULL OR i.host = placement_plan.host)),
     costs AS MATERIALIZED (
@@ -79,21 +79,21 @@ AS $$
                kasm_latency.launch_cost(h.queries, h.colocated_ms, h.server_ms) + h.rtt_ms AS moved_ms
         FROM hosts AS h)
     SELECT c.host, o.option, o.web_apps, c.queries, o.rtt_ms,
-           kasm_latency.rounded(o.launch_ms, 3),
-           kasm_latency.rounded(o.web_apps * c.pool * 1000.0 / nullif(o.holds_ms, 0), 1),
+           kasm_latency_internal.rounded(o.launch_ms, 3),
+           kasm_latency_internal.rounded(o.web_apps * c.pool * 1000.0 / nullif(o.holds_ms, 0), 1),
            o.says
     FROM costs AS c
     CROSS JOIN LATERAL (VALUES
         (1, 'today', 1, c.rtt_ms, c.today_ms, c.today_ms,
-         format('%s over %s each.', c.what, kasm_latency.ms_text(c.rtt_ms))),
+         format('%s over %s each.', c.what, kasm_latency_internal.ms_text(c.rtt_ms))),
         (2, 'moved beside the database', 1, c.colocated_ms, c.moved_ms, c.moved_ms - c.rtt_ms,
          CASE WHEN c.moved_ms < c.today_ms
               THEN format('Saves %s of each launch: the queries stay in the database''s zone, and a Dedicated Proxy left '
                           'behind asks the control plane once per session, over %s.',
-                          kasm_latency.ms_text(c.today_ms - c.moved_ms), kasm_latency.ms_text(c.rtt_ms))
-              WHEN c.rtt_ms < kasm_latency.limit_ms() THEN 'Gains nothing: it is near already.'
+                          kasm_latency_internal.ms_text(c.today_ms - c.moved_ms), kasm_latency_internal.ms_text(c.rtt_ms))
+              WHEN c.rtt_ms < kasm_latency_internal.limit_ms() THEN 'Gains nothing: it is near already.'
               ELSE format('A launch of %s gains nothing, as the Dedicated Proxy asks over %s once; but locks and connections '
-                          'are held for less.', c.what, kasm_latency.ms_text(c.rtt_ms)) END),
+                          'are held for less.', c.what, kasm_latency_internal.ms_text(c.rtt_ms)) END),
         (3, 'one more Web App where it is', 2, c.rtt_ms, c.today_ms, c.today_ms,
          'Does not help: more launches at a time, each as slow as today, and each holding its locks as long.')
     ) AS o (place, option, web_apps, rtt_ms, launch_ms, holds_ms, says)
@@ -113,19 +113,19 @@ AS $$
                WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
                ELSE format('%s: typically %s, %s in all (%s each): network %s %% (%s), server %s %%, client %s %%',
                            c.bound, CASE i.chain_p50 WHEN 1 THEN '1 query' ELSE i.chain_p50 || ' queries in a row' END,
-                           kasm_latency.ms_text(i.chain_p50_ms), kasm_latency.ms_text(i.round_trip_in_chain_ms),
+                           kasm_latency_internal.ms_text(i.chain_p50_ms), kasm_latency_internal.ms_text(i.round_trip_in_chain_ms),
                            round(100 * i.network_share),
-                           coalesce('a round trip takes ' || kasm_latency.ms_text(i.rtt_ms), 'a Unix-domain socket'),
+                           coalesce('a round trip takes ' || kasm_latency_internal.ms_text(i.rtt_ms), 'a Unix-domain socket'),
                            round(100 * i.server_share), round(100 * i.client_share))
                     || CASE WHEN i.verdict = 'unproven' AND c.bound <> 'network-bound'
                             THEN '; a pooler or proxy may hide a distance: see flagged' ELSE '' END
            END
-    FROM kasm_latency.host_impact(NULL) AS i
+    FROM kasm_latency_internal.host_impact(NULL) AS i
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN i.chains = 0 THEN 'no data'
             -- a query that is answered within the limit, all in all, makes nobody wait
-            WHEN i.round_trip_in_chain_ms < kasm_latency.limit_ms() THEN 'healthy'
+            WHEN i.round_trip_in_chain_ms < kasm_latency_internal.limit_ms() THEN 'healthy'
             WHEN i.network_share >= greatest(i.server_share, i.client_share) THEN 'network-bound'
             WHEN i.server_share >= i.client_share THEN 'server-bound'
             ELSE 'client-bound'
@@ -136,14 +136,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency.diagnose() IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server and client in its runs of queries, and a conclusion; the distant first';
 
-CREATE FUNCTION kasm_latency.conclusion(since interval)
+CREATE FUNCTION kasm_latency_internal.conclusion(since interval)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH hosts AS MATERIALIZED (
-        SELECT i.*, kasm_latency.ms_text(i.rtt_ms) AS rtt, v.severity
-        FROM kasm_latency.host_impact(since) AS i
+        SELECT i.*, kasm_latency_internal.ms_text(i.rtt_ms) AS rtt, v.severity
+        FROM kasm_latency_internal.host_impact(since) AS i
         JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
         WHERE i.judged AND i.verdict <> 'no_data'),
     counted AS (
@@ -165,17 +165,17 @@ AS $$
                    CASE WHEN c.n = 1 THEN 'The one host measured is' WHEN c.far = 1 THEN format('1 of %s hosts is', c.n)
                         ELSE format('%s of %s hosts are', c.far, c.n) END, c.far_hosts)
             || format('A launch of %s queries in a row takes %s from %s, and would take %s beside the database.',
-                      coalesce(w.chain_p50, 10), kasm_latency.ms_text(w.launch_ms), w.host,
-                      kasm_latency.ms_text(w.launch_ms_colocated))
+                      coalesce(w.chain_p50, 10), kasm_latency_internal.ms_text(w.launch_ms), w.host,
+                      kasm_latency_internal.ms_text(w.launch_ms_colocated))
             || CASE WHEN c.doubtful > 0 THEN ' In doubt: ' || c.doubtful_hosts || '.' ELSE '' END
         WHEN c.doubtful > 0 THEN
             format('No host is proven to be too far from the database, but %s in doubt: %s.',
                    CASE c.doubtful WHEN 1 THEN 'one is' ELSE c.doubtful || ' are' END, c.doubtful_hosts)
         ELSE format('%s within %s of the database.',
                     CASE c.n WHEN 1 THEN 'The one host measured is' ELSE format('All %s hosts are', c.n) END,
-                    kasm_latency.ms_text(kasm_latency.limit_ms()))
+                    kasm_latency_internal.ms_text(kasm_latency_internal.limit_ms()))
     END
     FROM counted AS c
     LEFT JOIN worst AS w ON true
 $$;
-COMMENT ON FUNCTION kasm_latency.conclusion(interval) IS 'All hosts in a sentence: what the report begins with';
+COMMENT ON FUNCTION kasm_latency_internal.conclusion(interval) IS 'All hosts in a sentence: what the report begins with';

@@ -14,11 +14,11 @@ DECLARE
     n bigint;
 BEGIN
     IF severity IS NULL OR severity <> ALL (severities) THEN
-        PERFORM kasm_latency.refuse('severity must be critical or warning');
+        PERFORM kasm_latency_internal.refuse('severity must be critical or warning');
     END IF;
     SELECT count(*), string_agg(format('%s is %s (round trip %s, turnaround %s)', f.host, f.verdict,
-                                       coalesce(kasm_latency.ms_text(f.rtt_ms), 'unknown'),
-                                       coalesce(kasm_latency.ms_text(f.turnaround_p50_ms), 'unknown')), '; ')
+                                       coalesce(kasm_latency_internal.ms_text(f.rtt_ms), 'unknown'),
+                                       coalesce(kasm_latency_internal.ms_text(f.turnaround_p50_ms), 'unknown')), '; ')
     INTO n, found
     FROM kasm_latency.flagged AS f
     WHERE array_position(severities, f.severity) <= array_position(severities, assert_in_band.severity);
@@ -26,9 +26,9 @@ BEGIN
         RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is not fine' ELSE n || ' hosts are not fine' END, found
             USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
     END IF;
-    SELECT count(*) INTO n FROM kasm_latency.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
+    SELECT count(*) INTO n FROM kasm_latency_internal.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
     IF n = 0 THEN
-        RETURN 'OK, but nothing was measured: does anybody connect, and is kasm_latency.app_roles right?';
+        RETURN 'OK, but nothing was measured: does anybody connect, and is kasm_latency_internal.app_roles right?';
     END IF;
     RETURN format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
                   CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END);
@@ -45,13 +45,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH merged AS MATERIALIZED (
         SELECT h.host, min(h.role) AS role, min(h.zone) AS zone,
-               kasm_latency.merge_histograms(
+               kasm_latency_internal.merge_histograms(
                    CASE metric WHEN 'turnaround' THEN f.ceilings
                                WHEN 'server' THEN f.server_times
                                WHEN 'rtt' THEN f.rtts
-                               ELSE kasm_latency.refuse('metric must be rtt, turnaround or server')::bytea END) AS histogram
-        FROM kasm_latency.client_figures(NULL) AS f
-        CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+                               ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround or server')::bytea END) AS histogram
+        FROM kasm_latency_internal.client_figures(NULL) AS f
+        CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
         WHERE NOT f.evicted
         GROUP BY h.host),
     -- the cells of all hosts have the same bounds, from 10 us to 10 s: a series must not come and go
@@ -65,13 +65,13 @@ AS $$
               UNION ALL SELECT 5 + 0.5 * n FROM generate_series(0, 9) AS n) AS s (step)
         UNION ALL
         SELECT 10000, 10)
-    SELECT m.host, m.role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency.count_from(m.histogram, 0)
+    SELECT m.host, m.role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency_internal.count_from(m.histogram, 0)
     FROM merged AS m
     CROSS JOIN LATERAL (
         SELECT array_agg(b.upper_s ORDER BY b.upper_ms) AS upper_s,
-               array_agg(kasm_latency.count_below(m.histogram, b.upper_ms) ORDER BY b.upper_ms) AS cumulative,
+               array_agg(kasm_latency_internal.count_below(m.histogram, b.upper_ms) ORDER BY b.upper_ms) AS cumulative,
                (SELECT coalesce(sum((x.from_ms + coalesce(x.to_ms, x.from_ms)) / 2 * x.count), 0) / 1000
-                FROM kasm_latency.histogram_cells(m.histogram) AS x) AS sum_s
+                FROM kasm_latency_internal.histogram_cells(m.histogram) AS x) AS sum_s
         FROM bounds AS b) AS c
 $$;
 COMMENT ON FUNCTION kasm_latency.host_buckets(text) IS 'A histogram of each host since the last reset in the form of a Prometheus histogram: turnaround, server or rtt, in seconds';

@@ -4,12 +4,12 @@
  * owner alone changes anything, but where he grants it.
  */
 
-REVOKE ALL ON SCHEMA kasm_latency FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA kasm_latency FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kasm_latency FROM PUBLIC;
-GRANT USAGE ON SCHEMA kasm_latency TO pg_read_all_stats;
-GRANT SELECT ON ALL TABLES IN SCHEMA kasm_latency TO pg_read_all_stats;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA kasm_latency TO pg_read_all_stats;
+REVOKE ALL ON SCHEMA kasm_latency, kasm_latency_internal FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA kasm_latency, kasm_latency_internal FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA kasm_latency, kasm_latency_internal FROM PUBLIC;
+GRANT USAGE ON SCHEMA kasm_latency, kasm_latency_internal TO pg_read_all_stats;
+GRANT SELECT ON ALL TABLES IN SCHEMA kasm_latency, kasm_latency_internal TO pg_read_all_stats;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA kasm_latency, kasm_latency_internal TO pg_read_all_stats;
 REVOKE EXECUTE ON FUNCTION
     kasm_latency.reset(),
     kasm_latency.reset(inet),

@@ -7,9 +7,9 @@ CREATE VIEW kasm_latency.connections AS
     SELECT c.pid, coalesce(c.client_addr, a.client_addr) AS client_addr, h.host,
            d.datname::text AS database, u.rolname::text AS username, a.application_name,
            c.connected_at, c.round_trips, c.rtt_ms, c.turnaround_min_ms, c.last_seen
-    FROM kasm_latency.live_connections() AS c
+    FROM kasm_latency_internal.live_connections() AS c
     LEFT JOIN pg_stat_activity AS a ON a.pid = c.pid
-    CROSS JOIN LATERAL kasm_latency.host_of(coalesce(c.client_addr, a.client_addr), c.resolved_name) AS h
+    CROSS JOIN LATERAL kasm_latency_internal.host_of(coalesce(c.client_addr, a.client_addr), c.resolved_name) AS h
     LEFT JOIN pg_database AS d ON d.oid = coalesce(nullif(c.database_oid, 0), a.datid)
     LEFT JOIN pg_roles AS u ON u.oid = coalesce(nullif(c.role_oid, 0), a.usesysid);
 COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it connected';
@@ -32,7 +32,7 @@ CREATE VIEW kasm_latency.blocking AS
            CASE WHEN w.blocking_pid = 0 THEN '(prepared transaction)'
                 ELSE coalesce(bc.host, ba.backend_type) END AS blocking_host,
            h.verdict AS blocking_verdict,
-           kasm_latency.rounded(greatest(extract(epoch FROM clock_timestamp() - w.since), 0) * 1000, 3) AS waited_ms,
+           kasm_latency_internal.rounded(greatest(extract(epoch FROM clock_timestamp() - w.since), 0) * 1000, 3) AS waited_ms,
            coalesce(ba.state LIKE 'idle in transaction%' OR ba.wait_event = 'ClientRead', false)
                AS blocker_waits_for_client
     FROM waits AS w
@@ -51,14 +51,14 @@ CREATE VIEW kasm_latency.totals AS
            CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
            f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
            f.retransmits, f.connections_made AS connections_total, f.stats_since
-    FROM kasm_latency.client_figures(NULL, histograms => false) AS f
-    CROSS JOIN LATERAL kasm_latency.host_of(f.client_addr, f.resolved_name) AS h
+    FROM kasm_latency_internal.client_figures(NULL, histograms => false) AS f
+    CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid;
 COMMENT ON VIEW kasm_latency.totals IS 'Counters of each client since the last reset; clients that had to make room are summed in the row (evicted)';
 
 CREATE VIEW kasm_latency.info AS
-    SELECT * FROM kasm_latency.server_info();
+    SELECT * FROM kasm_latency_internal.server_info();
 COMMENT ON VIEW kasm_latency.info IS 'About the extension itself: version, clients kept, memory, last reset';
 
 CREATE FUNCTION kasm_latency.histogram(
@@ -69,17 +69,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS MATERIALIZED (
         SELECT CASE WHEN metric IN ('rtt', 'turnaround', 'server') THEN metric
-                    ELSE kasm_latency.refuse('metric must be rtt, turnaround or server') END AS metric),
+                    ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround or server') END AS metric),
     cells AS MATERIALIZED (
         SELECT cell.*
-        FROM (SELECT kasm_latency.merge_histograms(
+        FROM (SELECT kasm_latency_internal.merge_histograms(
                          CASE asked.metric WHEN 'rtt' THEN c.rtts
                                            WHEN 'turnaround' THEN c.ceilings
                                            ELSE c.server_times END) AS merged
               FROM asked
-              LEFT JOIN kasm_latency.judged_clients(since) AS c
+              LEFT JOIN kasm_latency_internal.judged_clients(since) AS c
                      ON histogram.host IS NULL OR c.host = histogram.host) AS m,
-             kasm_latency.histogram_cells(m.merged) AS cell),
+             kasm_latency_internal.histogram_cells(m.merged) AS cell),
     -- Many cells are shown ten rows to the decade, whose bounds are all bounds of cells too.
     steps AS (
         SELECT 0::double precision AS from_ms

@@ -4,7 +4,7 @@
  * sheet is report.css, which make puts in the place of the line that names it.
  */
 
-CREATE FUNCTION kasm_latency.html(plain text)
+CREATE FUNCTION kasm_latency_internal.html(plain text)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -18,9 +18,9 @@ AS $$
                                END, '' ORDER BY place), '')
     FROM unnest(string_to_array(plain, NULL)) WITH ORDINALITY AS u (c, place)
 $$;
-COMMENT ON FUNCTION kasm_latency.html(text) IS 'Text for HTML, whatever is in it; nothing of NULL';
+COMMENT ON FUNCTION kasm_latency_internal.html(text) IS 'Text for HTML, whatever is in it; nothing of NULL';
 
-CREATE FUNCTION kasm_latency.axis_position(ms double precision)
+CREATE FUNCTION kasm_latency_internal.axis_position(ms double precision)
 RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -28,9 +28,9 @@ AS $$
     -- the axis goes from 0.05 ms to 1 s
     SELECT round((100 * ln(least(greatest(ms, 0.05), 1000) / 0.05) / ln(1000 / 0.05))::numeric, 2)
 $$;
-COMMENT ON FUNCTION kasm_latency.axis_position(double precision) IS 'Where a latency lies on the report''s logarithmic axis, in percent';
+COMMENT ON FUNCTION kasm_latency_internal.axis_position(double precision) IS 'Where a latency lies on the report''s logarithmic axis, in percent';
 
-CREATE FUNCTION kasm_latency.report_style()
+CREATE FUNCTION kasm_latency_internal.report_style()
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -39,9 +39,9 @@ AS $$
 @report.css@
 $css$
 $$;
-COMMENT ON FUNCTION kasm_latency.report_style() IS 'The report''s style sheet: extension/sql/report.css';
+COMMENT ON FUNCTION kasm_latency_internal.report_style() IS 'The report''s style sheet: extension/sql/report.css';
 
-CREATE FUNCTION kasm_latency.report_axis(since interval)
+CREATE FUNCTION kasm_latency_internal.report_axis(since interval)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -52,36 +52,36 @@ AS $$
             '<div class="host" role="listitem"><div class="name"><b>%s</b> <span class="%s">%s</span></div>'
             '<div class="track" role="img" aria-label="%s">'
             '<i class="near" style="width:%s%%"></i>%s<i class="limit" style="left:%s%%"></i>%s%s</div></div>',
-            kasm_latency.html(h.host), h.verdict, replace(h.verdict, '_', ' '),
-            kasm_latency.html(format('round trip at least %s, typical turnaround %s',
-                                     coalesce(kasm_latency.ms_text(h.rtt_ms), 'unknown'),
-                                     coalesce(kasm_latency.ms_text(h.turnaround_p50_ms), 'unknown'))),
-            kasm_latency.axis_position(l.ms), b.lines, kasm_latency.axis_position(l.ms),
+            kasm_latency_internal.html(h.host), h.verdict, replace(h.verdict, '_', ' '),
+            kasm_latency_internal.html(format('round trip at least %s, typical turnaround %s',
+                                     coalesce(kasm_latency_internal.ms_text(h.rtt_ms), 'unknown'),
+                                     coalesce(kasm_latency_internal.ms_text(h.turnaround_p50_ms), 'unknown'))),
+            kasm_latency_internal.axis_position(l.ms), b.lines, kasm_latency_internal.axis_position(l.ms),
             CASE WHEN h.rtt_ms IS NOT NULL THEN
                 format('<i class="bar %s" style="left:%s%%;width:%s%%"></i>', h.verdict,
-                       kasm_latency.axis_position(h.rtt_ms),
-                       greatest(kasm_latency.axis_position(coalesce(h.turnaround_p95_ms, h.rtt_ms))
-                                - kasm_latency.axis_position(h.rtt_ms), 1)) END,
+                       kasm_latency_internal.axis_position(h.rtt_ms),
+                       greatest(kasm_latency_internal.axis_position(coalesce(h.turnaround_p95_ms, h.rtt_ms))
+                                - kasm_latency_internal.axis_position(h.rtt_ms), 1)) END,
             CASE WHEN h.turnaround_p50_ms IS NOT NULL THEN
-                format('<i class="median" style="left:%s%%"></i>', kasm_latency.axis_position(h.turnaround_p50_ms)) END),
+                format('<i class="median" style="left:%s%%"></i>', kasm_latency_internal.axis_position(h.turnaround_p50_ms)) END),
             '' ORDER BY h.place)
         || '<div class="host scale" aria-hidden="true"><div class="name"></div><div class="track">'
-        || (SELECT string_agg(format('<span style="left:%s%%">%s</span>', kasm_latency.axis_position(t.ms), t.label), '')
+        || (SELECT string_agg(format('<span style="left:%s%%">%s</span>', kasm_latency_internal.axis_position(t.ms), t.label), '')
             FROM (VALUES (0.1, '0.1'), (1, '1'), (5, '5'), (10, '10'), (100, '100 ms')) AS t (ms, label))
-        || (SELECT string_agg(format('<small style="left:%s%%;width:%s%%">%s</small>', kasm_latency.axis_position(t.low),
-                                     kasm_latency.axis_position(t.high) - kasm_latency.axis_position(t.low),
+        || (SELECT string_agg(format('<small style="left:%s%%;width:%s%%">%s</small>', kasm_latency_internal.axis_position(t.low),
+                                     kasm_latency_internal.axis_position(t.high) - kasm_latency_internal.axis_position(t.low),
                                      kasm_latency.path_class(t.low)), '')
             FROM (VALUES (0.05, 1), (1, 5), (10, 100), (100, 1000)) AS t (low, high))
         || '</div></div></div>'
     FROM (SELECT s.*, row_number() OVER () AS place FROM kasm_latency.host_stats(since) AS s
           WHERE s.verdict <> 'no_data') AS h
-    CROSS JOIN kasm_latency.limit_ms() AS l (ms)
-    CROSS JOIN (SELECT string_agg(format('<i class="bound" style="left:%s%%"></i>', kasm_latency.axis_position(t.ms)), '') AS lines
+    CROSS JOIN kasm_latency_internal.limit_ms() AS l (ms)
+    CROSS JOIN (SELECT string_agg(format('<i class="bound" style="left:%s%%"></i>', kasm_latency_internal.axis_position(t.ms)), '') AS lines
                 FROM unnest(ARRAY[1, 5, 10, 100]) AS t (ms)) AS b
 $$;
-COMMENT ON FUNCTION kasm_latency.report_axis(interval) IS 'Part of the report: the hosts on a logarithmic axis';
+COMMENT ON FUNCTION kasm_latency_internal.report_axis(interval) IS 'Part of the report: the hosts on a logarithmic axis';
 
-CREATE FUNCTION kasm_latency.report_costs(since interval)
+CREATE FUNCTION kasm_latency_internal.report_costs(since interval)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -91,35 +91,35 @@ AS $$
         '<th scope="col">Transactions waited<th scope="col">Queries in a row<th scope="col">A launch takes'
         '<th scope="col">Beside the database</tr></thead><tbody>'
         || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s s<td>%s s<td>%s<td>%s<td>%s</tr>',
-               kasm_latency.html(i.host), replace(i.verdict, '_', ' '), coalesce(kasm_latency.ms_text(i.rtt_ms), '&ndash;'),
+               kasm_latency_internal.html(i.host), replace(i.verdict, '_', ' '), coalesce(kasm_latency_internal.ms_text(i.rtt_ms), '&ndash;'),
                i.round_trips, i.network_s, i.in_transaction_wait_s, coalesce(i.chain_p50::text, '&ndash;'),
-               coalesce(kasm_latency.ms_text(i.launch_ms), '&ndash;'),
-               coalesce(kasm_latency.ms_text(i.launch_ms_colocated), '&ndash;')), '' ORDER BY i.place)
+               coalesce(kasm_latency_internal.ms_text(i.launch_ms), '&ndash;'),
+               coalesce(kasm_latency_internal.ms_text(i.launch_ms_colocated), '&ndash;')), '' ORDER BY i.place)
         || '</tbody></table></div>'
-    FROM (SELECT c.*, row_number() OVER () AS place FROM kasm_latency.host_impact(since) AS c
+    FROM (SELECT c.*, row_number() OVER () AS place FROM kasm_latency_internal.host_impact(since) AS c
           WHERE c.verdict <> 'no_data') AS i
 $$;
-COMMENT ON FUNCTION kasm_latency.report_costs(interval) IS 'Part of the report: what the distance costs, as a table';
+COMMENT ON FUNCTION kasm_latency_internal.report_costs(interval) IS 'Part of the report: what the distance costs, as a table';
 
-CREATE FUNCTION kasm_latency.report_distributions(since interval)
+CREATE FUNCTION kasm_latency_internal.report_distributions(since interval)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(format('<h3>%s</h3><div class="spread">%s</div>', kasm_latency.html(w.host), d.bars), '' ORDER BY w.place)
+    SELECT string_agg(format('<h3>%s</h3><div class="spread">%s</div>', kasm_latency_internal.html(w.host), d.bars), '' ORDER BY w.place)
     FROM (SELECT s.host, row_number() OVER () AS place FROM kasm_latency.host_stats(since) AS s
           WHERE s.turnaround_p50_ms IS NOT NULL LIMIT 3) AS w
     CROSS JOIN LATERAL (
         SELECT string_agg(format('<div><span>%s</span><span class="count"><i style="width:%s%%"></i></span><span>%s %%</span></div>',
-                                 kasm_latency.ms_text(x.from_ms), round(100 * x.count / max_count),
+                                 kasm_latency_internal.ms_text(x.from_ms), round(100 * x.count / max_count),
                                  round((100 * x.share)::numeric, 1)), '' ORDER BY x.from_ms) AS bars
         FROM (SELECT c.*, max(c.count) OVER () AS max_count
               FROM kasm_latency.histogram('turnaround', w.host, since) AS c WHERE c.count > 0) AS x) AS d
     WHERE d.bars IS NOT NULL
 $$;
-COMMENT ON FUNCTION kasm_latency.report_distributions(interval) IS 'Part of the report: how the turnarounds of the three worst hosts are spread';
+COMMENT ON FUNCTION kasm_latency_internal.report_distributions(interval) IS 'Part of the report: how the turnarounds of the three worst hosts are spread';
 
-CREATE FUNCTION kasm_latency.report_history()
+CREATE FUNCTION kasm_latency_internal.report_history()
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -134,7 +134,7 @@ AS $$
         GROUP BY h.host, s.step),
     lines AS (
         SELECT s.host, max(s.rtt_ms) AS worst_ms, count(*) AS n, row_number() OVER (ORDER BY max(s.rtt_ms) DESC, s.host) AS place,
-               string_agg(format('%s,%s', s.step, 100 - kasm_latency.axis_position(s.rtt_ms)), ' ' ORDER BY s.step) AS points,
+               string_agg(format('%s,%s', s.step, 100 - kasm_latency_internal.axis_position(s.rtt_ms)), ' ' ORDER BY s.step) AS points,
                (array_agg(s.step ORDER BY s.step DESC))[1] AS last_step,
                (array_agg(s.rtt_ms ORDER BY s.step DESC))[1] AS last_ms
         FROM steps AS s
@@ -144,33 +144,33 @@ AS $$
     SELECT '<div class="past"><svg viewBox="0 0 300 100" preserveAspectRatio="none" role="img" '
         'aria-label="Round trip of the hosts below over the last seven days">'
         || (SELECT string_agg(format('<line class="%s" x1="0" x2="300" y1="%s" y2="%s"/>',
-                                     CASE WHEN t.ms = kasm_latency.limit_ms() THEN 'limitline' ELSE 'grid' END,
-                                     100 - kasm_latency.axis_position(t.ms), 100 - kasm_latency.axis_position(t.ms)), '')
-            FROM (SELECT unnest(ARRAY[0.1, 1, 10, 100]::double precision[]) UNION SELECT kasm_latency.limit_ms()) AS t (ms))
+                                     CASE WHEN t.ms = kasm_latency_internal.limit_ms() THEN 'limitline' ELSE 'grid' END,
+                                     100 - kasm_latency_internal.axis_position(t.ms), 100 - kasm_latency_internal.axis_position(t.ms)), '')
+            FROM (SELECT unnest(ARRAY[0.1, 1, 10, 100]::double precision[]) UNION SELECT kasm_latency_internal.limit_ms()) AS t (ms))
         -- a line of one step would be invisible
         || string_agg(format('<polyline class="line line%s" points="%s%s"/>', l.place, l.points,
-                             CASE l.n WHEN 1 THEN format(' %s,%s', l.last_step + 1, 100 - kasm_latency.axis_position(l.last_ms))
+                             CASE l.n WHEN 1 THEN format(' %s,%s', l.last_step + 1, 100 - kasm_latency_internal.axis_position(l.last_ms))
                                       ELSE '' END), '' ORDER BY l.place)
         || '</svg>'
-        || (SELECT string_agg(format('<span class="y" style="top:%s%%">%s</span>', 100 - kasm_latency.axis_position(t.ms), t.label), '')
+        || (SELECT string_agg(format('<span class="y" style="top:%s%%">%s</span>', 100 - kasm_latency_internal.axis_position(t.ms), t.label), '')
             FROM (VALUES (0.1, '0.1'), (1, '1'), (10, '10'), (100, '100 ms')) AS t (ms, label))
         || '</div><p class="x"><span>7 days ago</span><span>now</span></p><ul class="legend">'
         || string_agg(format('<li><svg viewBox="0 0 30 6" aria-hidden="true"><line class="line line%s" x1="0" x2="30" y1="3" y2="3"/></svg>'
-                             '%s: now %s, at worst %s', l.place, kasm_latency.html(l.host), kasm_latency.ms_text(l.last_ms),
-                             kasm_latency.ms_text(l.worst_ms)), '' ORDER BY l.place)
+                             '%s: now %s, at worst %s', l.place, kasm_latency_internal.html(l.host), kasm_latency_internal.ms_text(l.last_ms),
+                             kasm_latency_internal.ms_text(l.worst_ms)), '' ORDER BY l.place)
         || '</ul>'
     FROM lines AS l
 $$;
-COMMENT ON FUNCTION kasm_latency.report_history() IS 'Part of the report: the round trip of the six farthest hosts over seven days; NULL without history';
+COMMENT ON FUNCTION kasm_latency_internal.report_history() IS 'Part of the report: the round trip of the six farthest hosts over seven days; NULL without history';
 
-CREATE FUNCTION kasm_latency.report_remedies(since interval)
+CREATE FUNCTION kasm_latency_internal.report_remedies(since interval)
 RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(format('<article><h3>%s <span class="%s">%s</span></h3><p>%s</p><p><b>What to do:</b> %s</p></article>',
-                             kasm_latency.html(f.host), f.verdict, replace(f.verdict, '_', ' '),
-                             kasm_latency.html(f.reason), kasm_latency.html(f.remedy)), '' ORDER BY f.place)
-    FROM (SELECT x.*, row_number() OVER () AS place FROM kasm_latency.flagged_hosts(since) AS x) AS f
+                             kasm_latency_internal.html(f.host), f.verdict, replace(f.verdict, '_', ' '),
+                             kasm_latency_internal.html(f.reason), kasm_latency_internal.html(f.remedy)), '' ORDER BY f.place)
+    FROM (SELECT x.*, row_number() OVER () AS place FROM kasm_latency_internal.flagged_hosts(since) AS x) AS f
 $$;
-COMMENT ON FUNCTION kasm_latency.report_remedies(interval) IS 'Part of the report: reasons and remedies of the flagged hosts; NULL where there are none';
+COMMENT ON FUNCTION kasm_latency_internal.report_remedies(interval) IS 'Part of the report: reasons and remedies of the flagged hosts; NULL where there are none';

@@ -17,16 +17,16 @@ CREATE VIEW kasm_latency.verdicts AS
 COMMENT ON VIEW kasm_latency.verdicts IS 'The verdicts, worst first, with the severity of each; flagged shows critical and warning';
 COMMENT ON COLUMN kasm_latency.verdicts.rank IS 'The higher, the worse';
 
-CREATE FUNCTION kasm_latency.enough(these bigint, others bigint)
+CREATE FUNCTION kasm_latency_internal.enough(these bigint, others bigint)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT these >= 3 OR these > 0 AND these >= 0.1 * (these + others)
 $$;
-COMMENT ON FUNCTION kasm_latency.enough(bigint, bigint) IS 'Are so many, beside so many others, no accident: at least 3, or 10 %';
+COMMENT ON FUNCTION kasm_latency_internal.enough(bigint, bigint) IS 'Are so many, beside so many others, no accident: at least 3, or 10 %';
 
-CREATE FUNCTION kasm_latency.floor_ms(
+CREATE FUNCTION kasm_latency_internal.floor_ms(
     rtt_ms double precision, newest_rtt_ms double precision, near_since bigint, far_since bigint,
     limit_ms double precision, min_samples bigint)
 RETURNS double precision
@@ -36,13 +36,13 @@ AS $$
     -- in the minute of the newest connection others were nearer; if all that came
     -- since was far, they show a path that is no more
     SELECT CASE WHEN rtt_ms < limit_ms AND newest_rtt_ms >= limit_ms
-                     AND far_since >= min_samples AND NOT kasm_latency.enough(near_since, far_since)
+                     AND far_since >= min_samples AND NOT kasm_latency_internal.enough(near_since, far_since)
                 THEN newest_rtt_ms
                 ELSE rtt_ms END
 $$;
-COMMENT ON FUNCTION kasm_latency.floor_ms(double precision, double precision, bigint, bigint, double precision, bigint) IS 'A client''s fastest round trip as it is now: of the newest minute with a connection, or of the newest connection alone';
+COMMENT ON FUNCTION kasm_latency_internal.floor_ms(double precision, double precision, bigint, bigint, double precision, bigint) IS 'A client''s fastest round trip as it is now: of the newest minute with a connection, or of the newest connection alone';
 
-CREATE FUNCTION kasm_latency.mixed_distances(
+CREATE FUNCTION kasm_latency_internal.mixed_distances(
     rtt_ms double precision, limit_ms double precision,
     near bigint, far bigint, near_since bigint, far_since bigint)
 RETURNS boolean
@@ -51,12 +51,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     -- the newest connections are far, yet near answers came after them; or the
     -- newest are near, and others of the span far
-    SELECT CASE WHEN rtt_ms >= limit_ms THEN kasm_latency.enough(near_since, far_since)
-                ELSE near > 0 AND kasm_latency.enough(far, near) END
+    SELECT CASE WHEN rtt_ms >= limit_ms THEN kasm_latency_internal.enough(near_since, far_since)
+                ELSE near > 0 AND kasm_latency_internal.enough(far, near) END
 $$;
-COMMENT ON FUNCTION kasm_latency.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
+COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
-CREATE FUNCTION kasm_latency.verdict(
+CREATE FUNCTION kasm_latency_internal.verdict(
     role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
     p10_ms double precision, p50_ms double precision,
     limit_ms double precision, min_samples bigint)
@@ -75,9 +75,9 @@ AS $$
         ELSE 'in_band'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency.verdict(text, boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
+COMMENT ON FUNCTION kasm_latency_internal.verdict(text, boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
-CREATE FUNCTION kasm_latency.reason(
+CREATE FUNCTION kasm_latency_internal.reason(
     verdict text, role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
     near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
     samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
@@ -93,41 +93,41 @@ AS $$
             format('Of %s connections %s took %s or longer for their fastest round trip, the others less (the newest %s), '
                    'over %s exchanges: hosts at different distances share this address, as behind NAT or docker-proxy, '
                    'or the path became shorter within the span.',
-                   near + far, far, kasm_latency.ms_text(limit_ms), kasm_latency.ms_text(rtt_ms), round_trips)
+                   near + far, far, kasm_latency_internal.ms_text(limit_ms), kasm_latency_internal.ms_text(rtt_ms), round_trips)
         WHEN mixed THEN
             format('The newest connections took %s for their fastest round trip, yet of %s turnarounds inside transactions '
                    'since %s took less than the limit of %s, over %s exchanges: hosts at different distances share this '
                    'address, as behind NAT or docker-proxy, or the path became longer within the last minute.',
-                   kasm_latency.ms_text(rtt_ms), near_since + far_since, near_since, kasm_latency.ms_text(limit_ms),
+                   kasm_latency_internal.ms_text(rtt_ms), near_since + far_since, near_since, kasm_latency_internal.ms_text(limit_ms),
                    round_trips)
         WHEN verdict = 'out_of_band' THEN
             format('The fastest round trip took %s, and the limit is %s: every query waits at least that long. ',
-                   kasm_latency.ms_text(rtt_ms), kasm_latency.ms_text(limit_ms))
+                   kasm_latency_internal.ms_text(rtt_ms), kasm_latency_internal.ms_text(limit_ms))
             || CASE WHEN samples > 0
                     THEN format('Over %s exchanges the typical turnaround inside transactions took %s (median of %s); what it '
                                 'has beyond the fastest is the client''s own time, or the path''s congestion.',
-                                round_trips, kasm_latency.ms_text(p50_ms), samples)
+                                round_trips, kasm_latency_internal.ms_text(p50_ms), samples)
                     ELSE format('Of %s exchanges none was timed inside a transaction yet.', round_trips) END
         WHEN verdict = 'unproven' THEN
             format('The fastest round trip took %s, but of %s turnarounds inside transactions nine in ten took %s '
                    'or longer, the typical one %s, over %s exchanges, and the limit is %s. In between stands a connection '
                    'pooler or proxy that hides a distant client; or the path became slower since the connections were '
                    'made; or the client pauses before every query.',
-                   coalesce(kasm_latency.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency.ms_text(p10_ms),
-                   kasm_latency.ms_text(p50_ms), round_trips, kasm_latency.ms_text(limit_ms))
+                   coalesce(kasm_latency_internal.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency_internal.ms_text(p10_ms),
+                   kasm_latency_internal.ms_text(p50_ms), round_trips, kasm_latency_internal.ms_text(limit_ms))
     END
     || CASE WHEN verdict = 'unexpected_client' THEN ''
             WHEN rtt_age_minutes >= 120
             THEN format(' (The fastest round trip is of %s hours ago, when the newest connection was made.)',
                         rtt_age_minutes / 60)
-            WHEN rtt_age_minutes > extract(epoch FROM kasm_latency.recent()) / 60
+            WHEN rtt_age_minutes > extract(epoch FROM kasm_latency_internal.recent()) / 60
             THEN format(' (The fastest round trip is of %s minutes ago, when the newest connection was made.)',
                         rtt_age_minutes)
             ELSE '' END
 $$;
-COMMENT ON FUNCTION kasm_latency.reason(text, text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
+COMMENT ON FUNCTION kasm_latency_internal.reason(text, text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
 
-CREATE FUNCTION kasm_latency.remedy(verdict text, mixed boolean)
+CREATE FUNCTION kasm_latency_internal.remedy(verdict text, mixed boolean)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -149,4 +149,4 @@ AS $$
             'too, the client pauses, so look at that host''s load.'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency.remedy(text, boolean) IS 'What to do about a verdict, and what to check first';
+COMMENT ON FUNCTION kasm_latency_internal.remedy(text, boolean) IS 'What to do about a verdict, and what to check first';

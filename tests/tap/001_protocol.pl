@@ -31,10 +31,10 @@ $node->safe_psql('postgres', q(
 
 my $figures = q(
 	SELECT coalesce(sum(round_trips), 0), coalesce(sum(transactions), 0),
-	       coalesce(sum(kasm_latency.count_from(ceilings, 0)), 0),
-	       coalesce(sum(kasm_latency.count_from(other_turnarounds, 0)), 0),
-	       coalesce(sum(kasm_latency.count_from(server_times, 0)), 0)
-	FROM kasm_latency.client_figures(NULL)
+	       coalesce(sum(kasm_latency_internal.count_from(ceilings, 0)), 0),
+	       coalesce(sum(kasm_latency_internal.count_from(other_turnarounds, 0)), 0),
+	       coalesce(sum(kasm_latency_internal.count_from(server_times, 0)), 0)
+	FROM kasm_latency_internal.client_figures(NULL)
 	WHERE role_oid = 'probe'::regrole);
 
 sub gone
@@ -318,8 +318,8 @@ sub chains
 		gone();
 		$counted = $node->safe_psql('postgres', q(
 			SELECT string_agg(repeat(round(c.from_ms * 1000) || ' ', c.count::int), '' ORDER BY c.from_ms)
-			FROM kasm_latency.client_figures(NULL) AS f,
-			     kasm_latency.histogram_cells(f.chain_lengths) AS c
+			FROM kasm_latency_internal.client_figures(NULL) AS f,
+			     kasm_latency_internal.histogram_cells(f.chain_lengths) AS c
 			WHERE f.role_oid = 'probe'::regrole));
 		last if $counted eq $expected;
 	}
@@ -403,8 +403,8 @@ is( $node->safe_psql('postgres', q(
 		       turnaround_s >= 0.03 OR in_transaction_wait_s > 0.5,
 		       chain_s - server_s BETWEEN 0 AND turnaround_s + 0.001
 		         AND in_transaction_wait_s - (chain_s - server_s) >= 0.3,
-		       abs(kasm_latency.percentile_ms(chain_durations, 0.5) / 1000 / chain_s - 1) < 0.1
-		FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
+		       abs(kasm_latency_internal.percentile_ms(chain_durations, 0.5) / 1000 / chain_s - 1) < 0.1
+		FROM kasm_latency_internal.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
 	'1|t|t|t|t|t|t|t', 'how long it took, and of what');
 
 # a login that fails makes no entry

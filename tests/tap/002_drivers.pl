@@ -21,8 +21,8 @@ $node->safe_psql('postgres', 'CREATE EXTENSION kasm_latency; CREATE ROLE probe L
 
 my $dsn = 'host=127.0.0.1 port=' . $node->port . ' user=probe dbname=postgres';
 my $figures = q(
-	SELECT sum(round_trips), sum(transactions), sum(kasm_latency.count_from(ceilings, 0))
-	FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole);
+	SELECT sum(round_trips), sum(transactions), sum(kasm_latency_internal.count_from(ceilings, 0))
+	FROM kasm_latency_internal.client_figures(NULL) WHERE role_oid = 'probe'::regrole);
 
 # what one unit of work is: exchanges, transactions, ceilings
 my %unit = (
@@ -94,7 +94,7 @@ foreach my $mode (sort keys %per_client)
 		q(SELECT count(*) = 0 FROM kasm_latency.connections WHERE username = 'probe'));
 	# two queries about its tables come first, on a connection of their own
 	is( $node->safe_psql('postgres', q(SELECT sum(round_trips)
-		FROM kasm_latency.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
+		FROM kasm_latency_internal.client_figures(NULL) WHERE role_oid = 'probe'::regrole)),
 		4 * 25 * 7 + 4 * $per_client{$mode} + 2, "pgbench -M $mode: every exchange");
 }
 
