@@ -21,7 +21,6 @@ OBJS = \
 	extension/histogram.o \
 	extension/kasm_latency.o \
 	extension/minutes.o \
-	extension/plain_table.o \
 	extension/savefile.o \
 	extension/slot.o \
 	extension/socket_rtt.o \

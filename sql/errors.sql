@@ -15,6 +15,8 @@ SELECT kasm_latency.path_class(NULL);
 SELECT kasm_latency.path_class('NaN');
 SELECT kasm_latency.path_class(-0.1);
 SELECT kasm_latency.reset('10.0.0.0/8');
+SELECT kasm_latency.reset('no such host');
+SELECT kasm_latency.reset('');
 SELECT kasm_latency.reset(NULL);
 SELECT kasm_latency_internal.percentile_ms('\x00'::bytea, 0.5);
 SELECT kasm_latency_internal.percentile_ms('', 1.1);
@@ -50,9 +52,12 @@ SELECT kasm_latency_internal.recent() = interval '1 hour' AS recent;
 RESET ALL;
 SELECT kasm_latency_internal.limit_ms(), kasm_latency_internal.recent() = interval '15 minutes' AS recent, kasm_latency_internal.min_samples();
 
--- the schema is never adopted
+-- the schemas are never adopted
 DROP EXTENSION kasm_latency;
 CREATE SCHEMA kasm_latency;
 CREATE EXTENSION kasm_latency;
 DROP SCHEMA kasm_latency;
+CREATE SCHEMA kasm_latency_internal;
+CREATE EXTENSION kasm_latency;
+DROP SCHEMA kasm_latency_internal;
 CREATE EXTENSION kasm_latency SCHEMA public;

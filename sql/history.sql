@@ -6,11 +6,11 @@ CREATE EXTENSION kasm_latency;
 SELECT kasm_latency.snapshot() >= 1 AS appended;
 SELECT kasm_latency.snapshot() >= 0 AS again;
 SELECT count(*) BETWEEN 1 AND 2 AS once, bool_and(taken_at = date_trunc('minute', taken_at)) AS by_minute FROM kasm_latency.history;
-SELECT h.role, h.verdict, h.span = kasm_latency_internal.recent() AS span, h.network_s FROM kasm_latency.history AS h LIMIT 1;
+SELECT h.host_role, h.verdict, h.span = kasm_latency_internal.recent() AS span, h.network_s FROM kasm_latency.history AS h LIMIT 1;
 
 -- a made-up past
 TRUNCATE kasm_latency.history;
-INSERT INTO kasm_latency.history (taken_at, host, role, rtt_ms, turnaround_p50_ms, verdict)
+INSERT INTO kasm_latency.history (taken_at, host, host_role, rtt_ms, turnaround_p50_ms, verdict)
 SELECT date_trunc('minute', now()) - n * interval '2.8 hours', 'webapp-eu', 'webapp',
        CASE WHEN n BETWEEN 20 AND 40 THEN 25 ELSE 0.4 END, CASE WHEN n BETWEEN 20 AND 40 THEN 26 ELSE 0.7 END,
        CASE WHEN n BETWEEN 20 AND 40 THEN 'out_of_band' ELSE 'in_band' END

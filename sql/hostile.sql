@@ -16,7 +16,8 @@ BEGIN
              WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND NOT p.proretset AND p.provariadic = 0
                AND p.proname IN ('format', 'round', 'lower', 'host', 'masklen', 'network', 'set_masklen', 'split_part', 'btrim',
                                  'current_setting', 'trim_scale', 'repeat', 'ceil', 'substr', 'length', 'replace',
-                                 'pg_blocking_pids', 'to_regnamespace', 'clock_timestamp')
+                                 'pg_blocking_pids', 'to_regclass', 'clock_timestamp', 'left', 'regexp_replace', 'coalesce',
+                                 'has_column_privilege', 'quote_literal')
     LOOP
         EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS %s LANGUAGE plpgsql AS '
                        '$f$ BEGIN RAISE EXCEPTION ''the trap was sprung''; END $f$', f.proname, f.arguments, f.result);
@@ -50,7 +51,13 @@ SELECT count(*) > 0 AS histogram FROM kasm_latency.histogram('server');
 SELECT kasm_latency.path_class(3), kasm_latency.launch_cost(10, 100), kasm_latency.launch_capacity(20, 10, 100);
 SELECT kasm_latency.register_host('10.0.0.1', 'x') \g (format=unaligned tuples_only=on)
 SELECT kasm_latency.forget_host('10.0.0.1');
-SELECT count(*) FROM kasm_latency.kasm_hosts();
+SELECT kasm_latency.summary() LIKE '%within%' AS summary;
+SELECT kasm_latency.reset('10.0.0.1') IS NOT NULL AS reset;
+CREATE TABLE public.managers (manager_hostname text, zone_id int);
+CREATE TABLE public.zones (zone_id int, zone_name text);
+INSERT INTO public.managers VALUES ('webapp-1', 1);
+SELECT kasm_latency.import_kasm_hosts();
+DROP TABLE public.managers, public.zones;
 RESET search_path;
 DROP SCHEMA evil CASCADE;
 RESET client_min_messages;

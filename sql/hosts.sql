@@ -22,12 +22,21 @@ SELECT (kasm_latency_internal.host_of('10.8.0.7', NULL)).*;
 SELECT kasm_latency.forget_host('10.8.0.7'), kasm_latency.forget_host('10.8.0.7');
 SELECT (kasm_latency_internal.host_of('10.8.0.7', NULL)).*;
 
+-- a name that the server resolved may not pass for a registered host, another address, or a row of ours
+SELECT name, (kasm_latency_internal.host_of('192.0.2.1', name)).*
+FROM unnest(ARRAY['webapp-9.example', 'region-eu', 'REGION-EU', '10.8.0.7', 'fe80::1', '::ffff:10.8.0.7', '[local]', '(overflow)',
+                  '10.example']) AS name;
+-- nor does it hide what is registered for the address
+SELECT (kasm_latency_internal.host_of('10.8.0.7', 'six')).*;
+
 -- bad input changes nothing
 SELECT kasm_latency.register_host(NULL, 'x');
 SELECT kasm_latency.register_host('10.0.0.1', NULL);
 SELECT kasm_latency.register_host('10.0.0.1', '');
 SELECT kasm_latency.register_host('10.0.0.1', '  ');
 SELECT kasm_latency.register_host('10.0.0.1', E'two\nlines');
+SELECT kasm_latency.register_host('10.5.0.1', 'new site', 'candidate');
+SELECT kasm_latency.forget_host('10.5.0.1');
 SELECT kasm_latency.register_host('10.0.0.1', 'x', 'boss');
 SELECT kasm_latency.register_host('10.0.0.1', 'x', NULL);
 SELECT kasm_latency.register_host('10.0.0.1', 'x', zone => E'\x01');

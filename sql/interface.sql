@@ -1,11 +1,18 @@
--- The fixed names: relations and functions, their columns and types in order.
+-- The public names, whole: what users may type, and nothing else; and the rules that need no clients.
 \set SHOW_CONTEXT never
 CREATE EXTENSION kasm_latency;
 
-SELECT c.relname, c.relkind, string_agg(a.attname, ', ' ORDER BY a.attnum) AS columns
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
-GROUP BY c.relname, c.relkind ORDER BY c.relname COLLATE "C";
+-- relations (their columns are in the test columns), functions, and nothing of another kind
+SELECT c.relname, c.relkind FROM pg_class c
+WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind <> 'i' ORDER BY c.relname COLLATE "C";
+\pset format unaligned
+SELECT format('%s(%s)', p.proname, pg_get_function_arguments(p.oid)) AS function, pg_get_function_result(p.oid) AS result
+FROM pg_proc p WHERE p.pronamespace = 'kasm_latency'::regnamespace
+ORDER BY p.proname COLLATE "C", p.pronargs;
+\pset format aligned
+SELECT count(*) AS others FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+WHERE t.typnamespace = 'kasm_latency'::regnamespace AND t.typcategory <> 'A' AND c.oid IS NULL;
+SELECT count(*) AS relations_inside FROM pg_class c WHERE c.relnamespace = 'kasm_latency_internal'::regnamespace;
 
 -- latencies are double precision milliseconds
 SELECT c.relname, a.attname, format_type(a.atttypid, NULL)
@@ -13,14 +20,20 @@ FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE c.relnamespace = 'kasm_latency'::regnamespace AND a.attname ~ '_(ms|s)$'
   AND a.atttypid <> 'double precision'::regtype;
 
-SELECT p.oid::regprocedure AS function, pg_get_function_result(p.oid) ~ '^(SETOF|TABLE)' AS set, p.prosecdef AS definer
-FROM pg_proc p WHERE p.pronamespace = 'kasm_latency'::regnamespace
+-- what runs as the extension's owner
+SELECT p.oid::regprocedure AS definer
+FROM pg_proc p WHERE p.pronamespace IN ('kasm_latency'::regnamespace, 'kasm_latency_internal'::regnamespace) AND p.prosecdef
 ORDER BY p.oid::regprocedure::text COLLATE "C";
+
+-- no name is hidden by one of the other schema
+SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'kasm_latency'::regnamespace
+INTERSECT SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'kasm_latency_internal'::regnamespace;
 
 -- everything has a comment, every function a pinned search_path
 SELECT c.relname FROM pg_class c
 WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
   AND obj_description(c.oid, 'pg_class') IS NULL;
+SELECT n.nspname FROM pg_namespace n WHERE n.nspname ~ '^kasm_latency' AND obj_description(n.oid, 'pg_namespace') IS NULL;
 SELECT p.proname FROM pg_proc p
 WHERE p.pronamespace IN ('kasm_latency'::regnamespace, 'kasm_latency_internal'::regnamespace)
   AND (obj_description(p.oid, 'pg_proc') IS NULL
@@ -32,7 +45,7 @@ SELECT count(*) >= 1 AS hosts FROM kasm_latency.hosts;
 SELECT count(*) AS flagged FROM kasm_latency.flagged;
 SELECT count(*) AS me FROM kasm_latency.connections WHERE pid = pg_backend_pid();
 SELECT sum(round_trips) > 0 AS totals FROM kasm_latency.totals;
-SELECT version, clients >= 1 AS clients, max_clients, evicted, saved_at FROM kasm_latency.info;
+SELECT version, clients >= 1 AS clients, max_clients, overflowed, coalesce(saved_at < now(), true) AS saved_at FROM kasm_latency.info;
 SELECT info.shared_memory_bytes = allocated_size AS memory_is_what_is_allocated,
        info.shared_memory_bytes <= 32 * 1024 * 1024 AS within_32_mb
 FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency';
@@ -41,6 +54,9 @@ SELECT count(*) FROM kasm_latency.histogram('server', 'no such host');
 SELECT count(*) >= 1 AS client_stats FROM kasm_latency.client_stats('1 hour');
 SELECT count(*) >= 1 AS impact FROM kasm_latency.impact;
 SELECT count(*) >= 1 AS diagnose FROM kasm_latency.diagnose();
+SELECT host FROM kasm_latency.diagnose('[local]');
+SELECT count(*) AS diagnose FROM kasm_latency.diagnose('no such host');
+SELECT kasm_latency.summary();
 SELECT count(*) AS blocking FROM kasm_latency.blocking;
 SELECT count(*) AS placement_plan FROM kasm_latency.placement_plan('no such host');
 SELECT count(*) >= 1 AS host_stats FROM kasm_latency.host_stats('1 minute');
@@ -67,7 +83,7 @@ FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
 SELECT c.*, kasm_latency_internal.percentile_ms(h, 0.5) FROM hundred, kasm_latency_internal.histogram_cells(h) AS c;
 
 -- the rule of the verdicts, case by case
-SELECT why, kasm_latency_internal.verdict(role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
+SELECT why, kasm_latency_internal.verdict(host_role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
 FROM (VALUES
     (1, 'nothing measured', 'webapp', false, 0.4, false, 0, NULL, NULL),
     (2, 'floor at the limit', 'webapp', true, 10, false, 0, NULL, NULL),
@@ -83,8 +99,9 @@ FROM (VALUES
     (12, 'a proxy that connects', 'proxy', true, 0.4, false, 20, 0.5, 0.5),
     (13, 'an agent, far away', 'agent', true, 120, false, 20, 120, 120),
     (14, 'a proxy that does not', 'proxy', false, NULL, false, 0, NULL, NULL),
-    (15, 'admin', 'admin', true, 120, false, 0, NULL, NULL)
-) AS t (n, why, role, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
+    (15, 'admin', 'admin', true, 120, false, 0, NULL, NULL),
+    (16, 'candidate, far away', 'candidate', true, 120, false, 20, 120, 120)
+) AS t (n, why, host_role, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
 SELECT why, kasm_latency_internal.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
 FROM (VALUES
     (1, 'all near', 0.4, 10, 0, 10, 0),
@@ -111,6 +128,16 @@ FROM (VALUES
     ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 0.5, 60)
 ) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50),
 LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
+
+-- what to do next, by what diagnose() concludes
+SELECT bound, flagged, kasm_latency_internal.next_step(bound, 'it''s "far"', flagged) AS next_step
+FROM (VALUES ('network-bound'), ('server-bound'), ('client-bound'), ('healthy'), ('no data')) AS b (bound),
+     unnest(ARRAY[true, false]) AS flagged \gx
+
+-- nothing measured: what to check
+SET kasm_latency.app_roles = 'regress_no_such_role';
+SELECT kasm_latency.summary();
+RESET kasm_latency.app_roles;
 
 DROP EXTENSION kasm_latency;
 SELECT count(*) AS left_behind FROM pg_namespace WHERE nspname ~ '^kasm_latency';

@@ -12,6 +12,7 @@ CREATE ROLE regress_kasm_monitor IN ROLE pg_monitor;
 SET ROLE regress_kasm_plain;
 SELECT * FROM kasm_latency.clients;
 SELECT * FROM kasm_latency.info;
+SELECT * FROM kasm_latency_internal.client_figures(NULL);
 SELECT kasm_latency.path_class(1);
 SELECT kasm_latency.reset();
 RESET ROLE;
@@ -27,7 +28,7 @@ CREATE VIEW rights AS
         SELECT c.oid::regclass::text AS object, 'relation' AS kind,
                has_table_privilege(name, c.oid, 'SELECT') AND has_schema_privilege(name, c.relnamespace, 'USAGE') AS reads,
                has_table_privilege(name, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') AS writes
-        FROM pg_class AS c WHERE c.relnamespace = 'kasm_latency'::regnamespace AND c.relkind IN ('r', 'v')
+        FROM pg_class AS c WHERE c.relnamespace::regnamespace::text ~ '^kasm_latency' AND c.relkind IN ('r', 'v')
         UNION ALL
         SELECT p.oid::regprocedure::text, 'function',
                has_function_privilege(name, p.oid, 'EXECUTE') AND has_schema_privilege(name, p.pronamespace, 'USAGE'), NULL
@@ -51,17 +52,26 @@ SELECT count(*) >= 1 AS histogram FROM kasm_latency.histogram('server');
 SELECT count(*) >= 1 AS impact FROM kasm_latency.impact;
 SELECT count(*) AS blocking FROM kasm_latency.blocking;
 SELECT count(*) >= 1 AS diagnose FROM kasm_latency.diagnose();
+SELECT count(*) AS kasm_hosts FROM kasm_latency.kasm_hosts;
+SELECT kasm_latency.summary() IS NOT NULL AS summary;
+SELECT kasm_latency.assert_in_band() IS NOT NULL AS checked;
+SELECT length(kasm_latency.report()) > 0 AS report;
 SELECT count(*) >= 0 AS placement_plan FROM kasm_latency.placement_plan();
 SELECT count(*) AS registry FROM kasm_latency.host_registry;
 SELECT kasm_latency.reset();
 SELECT kasm_latency.reset('127.0.0.1');
+SELECT kasm_latency_internal.reset_address('127.0.0.1');
+SELECT kasm_latency.import_kasm_hosts();
+SELECT kasm_latency.snapshot();
+SELECT kasm_latency.prune();
 SELECT kasm_latency.register_host('10.0.0.1', 'x');
 SELECT kasm_latency.forget_host('10.0.0.1');
 INSERT INTO kasm_latency.host_registry VALUES ('10.0.0.1', 'x', 'webapp');
+DELETE FROM kasm_latency.kasm_hosts;
 RESET ROLE;
 
 -- what the owner grants, works: it runs as the owner
-GRANT EXECUTE ON FUNCTION kasm_latency.register_host(inet, text, text, text), kasm_latency.reset(inet) TO regress_kasm_monitor;
+GRANT EXECUTE ON FUNCTION kasm_latency.register_host(inet, text, text, text), kasm_latency.reset(text) TO regress_kasm_monitor;
 SET ROLE regress_kasm_monitor;
 SELECT kasm_latency.register_host('10.0.0.1', 'x');
 SELECT kasm_latency.reset('10.0.0.1') IS NOT NULL AS reset;

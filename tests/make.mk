@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
 
-.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format
+.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format reference
 
 demo:
 	@$(RUN) demo
@@ -41,9 +41,14 @@ lint:
 		--suppress=preprocessorErrorDirective:extension/socket_rtt.c \
 		$(C_FILES)
 	tests/lib/conventions.sh
+	tests/lib/reference.py check
 
 format:
 	clang-format -i $(C_FILES)
+
+# the tables of columns in docs/reference.md, of what expected/columns.out has
+reference:
+	tests/lib/reference.py write
 
 # "make" builds, whatever is included first
 .DEFAULT_GOAL := all

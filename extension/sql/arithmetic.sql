@@ -59,9 +59,11 @@ RETURNS double precision
 LANGUAGE sql VOLATILE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN c.launch_ms = 0 THEN 'Infinity' ELSE kasm_latency_internal.rounded(c.connections * 1000.0 / c.launch_ms, 3) END
+    SELECT CASE WHEN c.launch_ms = 0 THEN 'Infinity'
+                ELSE kasm_latency_internal.rounded(c.connections * 1000.0 / c.launch_ms, 3) END
     FROM (SELECT kasm_latency_internal.argument('connections', connections) AS connections,
                  kasm_latency_internal.argument('queries', queries)
-                 * (kasm_latency_internal.argument('rtt_ms', rtt_ms) + kasm_latency_internal.argument('server_ms', server_ms)) AS launch_ms) AS c
+                 * (kasm_latency_internal.argument('rtt_ms', rtt_ms)
+                    + kasm_latency_internal.argument('server_ms', server_ms)) AS launch_ms) AS c
 $$;
 COMMENT ON FUNCTION kasm_latency.launch_capacity(integer, integer, double precision, double precision) IS 'Launches per second that a pool of so many connections can carry at that distance';

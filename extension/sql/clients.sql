@@ -5,7 +5,7 @@
 
 CREATE FUNCTION kasm_latency_internal.judged_clients(since interval)
 RETURNS TABLE (
-    client_addr inet, database text, username text, host text, role text, zone text,
+    client_addr inet, database text, username text, host text, host_role text, zone text,
     connections bigint, round_trips bigint, transactions bigint,
     rtt_ms double precision, rtt_age_minutes integer, turnaround_min_ms double precision,
     p10_ms double precision, p50_ms double precision,
@@ -22,8 +22,6 @@ AS $$
     WITH setting AS MATERIALIZED (
         SELECT kasm_latency_internal.limit_ms() AS limit_ms, kasm_latency_internal.min_samples() AS min_samples,
                kasm_latency_internal.app_roles() AS app_roles),
-    kasm AS MATERIALIZED (
-        SELECT lower(k.host) AS host, k.zone FROM kasm_latency_internal.read_kasm_hosts(false) AS k WHERE k.zone IS NOT NULL),
     counted AS MATERIALIZED (
         SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
                f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
@@ -40,15 +38,15 @@ AS $$
                kasm_latency_internal.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
                kasm_latency_internal.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
         FROM kasm_latency_internal.client_figures(coalesce(since, kasm_latency_internal.recent())) AS f, setting AS s
-        WHERE NOT f.evicted),
+        WHERE NOT f.overflow),
     figures AS (
         SELECT c.*,
                kasm_latency_internal.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
-                                     s.limit_ms, s.min_samples) AS floor_ms
+                                              s.limit_ms, s.min_samples) AS floor_ms
         FROM counted AS c, setting AS s)
     SELECT f.client_addr,
            coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
-           h.host, h.role, coalesce(h.zone, k.zone),
+           h.host, h.host_role, h.zone,
            f.connections, f.round_trips, f.transactions,
            f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
            f.p10_ms, f.p50_ms,
@@ -57,26 +55,19 @@ AS $$
            f.network_s, f.server_s, f.in_transaction_wait_s,
            f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
            f.retransmits,
-           h.role NOT IN ('admin', 'monitor') AND (s.app_roles IS NULL OR coalesce(u.rolname = ANY (s.app_roles), false)),
+           h.host_role NOT IN ('admin', 'monitor', 'candidate')
+               AND (s.app_roles IS NULL OR coalesce(u.rolname = ANY (s.app_roles), false)),
            v.verdict, v.rank, v.severity,
            f.first_seen, f.last_seen
     FROM setting AS s
     CROSS JOIN figures AS f
     CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
-    -- a zone that nobody registered, by the name that Kasm has for the host
-    LEFT JOIN LATERAL (
-        SELECT k.zone
-        FROM unnest(ARRAY[lower(f.resolved_name), lower(split_part(f.resolved_name, '.', 1)),
-                          lower(h.host), host(f.client_addr)]) WITH ORDINALITY AS n (name, place)
-        JOIN kasm AS k ON k.host = n.name
-        ORDER BY n.place, k.zone
-        LIMIT 1) AS k ON h.zone IS NULL
     -- who comes by a Unix-domain socket is on this machine, by the kernel's word
     CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
     CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
-        h.role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
+        h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
         f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
@@ -85,25 +76,28 @@ COMMENT ON FUNCTION kasm_latency_internal.judged_clients(interval) IS 'Each clie
 
 CREATE FUNCTION kasm_latency.client_stats(since interval)
 RETURNS TABLE (
-    client_addr inet, database text, username text, host text, role text, zone text,
+    client_addr inet, database text, username text,
+    host text, verdict text, path text, rtt_ms double precision, turnaround_p50_ms double precision,
+    host_role text, zone text,
     connections bigint, round_trips bigint, transactions bigint,
-    rtt_ms double precision, turnaround_min_ms double precision,
-    turnaround_p10_ms double precision, turnaround_p50_ms double precision,
+    turnaround_min_ms double precision, turnaround_p10_ms double precision,
     turnaround_p95_ms double precision, turnaround_p99_ms double precision,
     server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
-    retransmits bigint, path text, verdict text, first_seen timestamptz, last_seen timestamptz)
+    retransmits bigint, first_seen timestamptz, last_seen timestamptz)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.client_addr, c.database, c.username, c.host, c.role, c.zone,
+    SELECT c.client_addr, c.database, c.username,
+           c.host, c.verdict, kasm_latency.path_class(c.rtt_ms), c.rtt_ms, c.p50_ms,
+           c.host_role, c.zone,
            c.connections, c.round_trips, c.transactions,
-           c.rtt_ms, c.turnaround_min_ms, c.p10_ms, c.p50_ms,
+           c.turnaround_min_ms, c.p10_ms,
            greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
            greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
            kasm_latency_internal.percentile_ms(c.server_times, 0.5),
            kasm_latency_internal.percentile_ms(c.server_times, 0.95),
            kasm_latency_internal.percentile_ms(c.server_times, 0.99),
-           c.retransmits, kasm_latency.path_class(c.rtt_ms), c.verdict, c.first_seen, c.last_seen
+           c.retransmits, c.first_seen, c.last_seen
     FROM kasm_latency_internal.judged_clients(since) AS c
     ORDER BY c.rank DESC, c.rtt_ms DESC NULLS LAST, c.client_addr, c.database, c.username
 $$;
@@ -112,3 +106,26 @@ COMMENT ON FUNCTION kasm_latency.client_stats(interval) IS 'What the view client
 CREATE VIEW kasm_latency.clients AS
     SELECT * FROM kasm_latency.client_stats(NULL);
 COMMENT ON VIEW kasm_latency.clients IS 'Each client (address, database, role) over the recent span, worst first';
+COMMENT ON COLUMN kasm_latency.clients.client_addr IS 'Address that the server sees, IPv4 where it is mapped into IPv6; NULL: a Unix-domain socket';
+COMMENT ON COLUMN kasm_latency.clients.database IS 'Database that it connects to, from pg_database by OID; (OID) if it was dropped';
+COMMENT ON COLUMN kasm_latency.clients.username IS 'Database role that it logs in as, from pg_roles by OID; (OID) if it was dropped';
+COMMENT ON COLUMN kasm_latency.clients.host IS 'Name of the host: as registered, else as the server resolved it, else the address; [local] for a Unix-domain socket';
+COMMENT ON COLUMN kasm_latency.clients.verdict IS 'Verdict on this client over the span: one of those in the view verdicts';
+COMMENT ON COLUMN kasm_latency.clients.path IS 'What kind of path rtt_ms is typical of, as path_class says; NULL where rtt_ms is';
+COMMENT ON COLUMN kasm_latency.clients.rtt_ms IS 'Milliseconds: the floor, the lowest tcpi_min_rtt of the kernel''s TCP_INFO over the connections of the newest minute in which one was made (or of the newest connection alone, where all turnarounds since show that the others'' path is no more); NULL: not known, as with a Unix-domain socket';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_p50_ms IS 'Milliseconds: median time from an answer to the next request inside transactions, by the server''s clock, so a ceiling on the round trip; from a histogram, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.host_role IS 'Role of the host as registered: webapp, proxy, agent, admin, monitor or candidate; webapp where nothing is registered';
+COMMENT ON COLUMN kasm_latency.clients.zone IS 'Zone of the host as registered, else what kasm_hosts has for its name; NULL: not known';
+COMMENT ON COLUMN kasm_latency.clients.connections IS 'Connections alive in the span: those that ended in it, and those that have not';
+COMMENT ON COLUMN kasm_latency.clients.round_trips IS 'Exchanges in the span: the client sent something and waited, the server answered';
+COMMENT ON COLUMN kasm_latency.clients.transactions IS 'Exchanges of the span that ended outside a transaction block (status I of ReadyForQuery)';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_min_ms IS 'Milliseconds: the shortest turnaround inside transactions, exact; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_p99_ms IS 'Milliseconds: 99th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange, by its clock, from the request''s arrival to the answer''s departure (commit included, and the wait for a client that reads a large result slowly); from a histogram, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.server_p95_ms IS 'Milliseconds: 95th percentile of the same times as server_p50_ms; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.server_p99_ms IS 'Milliseconds: 99th percentile of the same times as server_p50_ms; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.retransmits IS 'Segments that the server''s TCP sent again in the span (tcpi_total_retrans of TCP_INFO)';
+COMMENT ON COLUMN kasm_latency.clients.first_seen IS 'When it first connected since the last reset';
+COMMENT ON COLUMN kasm_latency.clients.last_seen IS 'When the last exchange ended; NULL: none yet';

@@ -10,7 +10,7 @@ CREATE FUNCTION kasm_latency_internal.client_figures(
     OUT database_oid oid,
     OUT role_oid oid,
     OUT resolved_name text,
-    OUT evicted boolean,
+    OUT overflow boolean,
     OUT connections bigint,
     OUT connections_made bigint,
     OUT round_trips bigint,
@@ -64,7 +64,7 @@ CREATE FUNCTION kasm_latency_internal.server_info(
     OUT version text,
     OUT clients bigint,
     OUT max_clients bigint,
-    OUT evicted bigint,
+    OUT overflowed bigint,
     OUT shared_memory_bytes bigint,
     OUT stats_reset timestamptz,
     OUT saved_at timestamptz)
@@ -79,8 +79,8 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_reset';
 COMMENT ON FUNCTION kasm_latency.reset() IS 'Forget all that was measured; returns the time';
 
-CREATE FUNCTION kasm_latency.reset(client_addr inet)
+CREATE FUNCTION kasm_latency_internal.reset_address(client_addr inet)
 RETURNS timestamptz
-LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_reset_address';
-COMMENT ON FUNCTION kasm_latency.reset(inet) IS 'Forget what was measured of one client address; returns the time';
+COMMENT ON FUNCTION kasm_latency_internal.reset_address(inet) IS 'Forget what was measured of one client address, or with NULL of the clients by Unix-domain socket; returns the time';

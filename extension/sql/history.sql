@@ -6,8 +6,9 @@
 CREATE TABLE kasm_latency.history (
     taken_at timestamptz NOT NULL,
     host text NOT NULL,
-    role text,
+    host_role text,
     zone text,
+    verdict text,
     round_trips bigint,
     transactions bigint,
     rtt_ms double precision,
@@ -16,17 +17,41 @@ CREATE TABLE kasm_latency.history (
     turnaround_p95_ms double precision,
     server_p50_ms double precision,
     server_p95_ms double precision,
-    verdict text,
     network_s double precision,
     in_transaction_wait_s double precision,
+    network_share double precision,
+    server_share double precision,
+    client_share double precision,
+    chain_p50 integer,
+    chain_p50_ms double precision,
     span interval,
     PRIMARY KEY (host, taken_at)
 );
-CREATE INDEX history_taken_at ON kasm_latency.history (taken_at);
 COMMENT ON TABLE kasm_latency.history IS 'What snapshot() kept of hosts and impact: a row per host and minute';
-COMMENT ON COLUMN kasm_latency.history.taken_at IS 'The minute of the snapshot';
-COMMENT ON COLUMN kasm_latency.history.span IS 'The span that the figures cover, which ends there: the setting recent';
+COMMENT ON COLUMN kasm_latency.history.taken_at IS 'Minute of the snapshot';
+COMMENT ON COLUMN kasm_latency.history.host IS 'Name, as in hosts';
+COMMENT ON COLUMN kasm_latency.history.host_role IS 'Role, as in hosts';
+COMMENT ON COLUMN kasm_latency.history.zone IS 'Zone, as in hosts; NULL: not known';
+COMMENT ON COLUMN kasm_latency.history.verdict IS 'Verdict, as in hosts';
+COMMENT ON COLUMN kasm_latency.history.round_trips IS 'Exchanges in the span';
+COMMENT ON COLUMN kasm_latency.history.transactions IS 'Exchanges of the span that ended outside a transaction block';
+COMMENT ON COLUMN kasm_latency.history.rtt_ms IS 'Milliseconds: the floor, as in hosts; NULL: not known';
+COMMENT ON COLUMN kasm_latency.history.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the turnarounds inside transactions; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.turnaround_p50_ms IS 'Milliseconds: median of the same; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.server_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.network_s IS 'Seconds lost to the distance, as in impact';
+COMMENT ON COLUMN kasm_latency.history.in_transaction_wait_s IS 'Seconds that transactions stood open while the server waited for this host, as in impact';
+COMMENT ON COLUMN kasm_latency.history.network_share IS 'Part of the time in chains that is network, 0 to 1, as in diagnose; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.server_share IS 'Part of it that is the server''s own time, as in diagnose; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.client_share IS 'Part of it that is the client, as in diagnose; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.chain_p50 IS 'Median number of exchanges in a chain, as in impact; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.chain_p50_ms IS 'Milliseconds that the median chain takes the client, as in impact; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.span IS 'What the figures cover, which ends at taken_at: the setting recent';
 SELECT pg_extension_config_dump('kasm_latency.history', '');
+CREATE INDEX history_taken_at ON kasm_latency.history (taken_at);
+COMMENT ON INDEX kasm_latency.history_taken_at IS 'For prune() and graphs: snapshots of a time';
 
 CREATE FUNCTION kasm_latency.snapshot()
 RETURNS integer
@@ -43,11 +68,14 @@ BEGIN
                   HINT = 'Read kasm_latency.hosts here, or run snapshot() on the primary, which measures its own clients.';
     END IF;
     INSERT INTO kasm_latency.history
-    SELECT date_trunc('minute', clock_timestamp()), h.host, h.role, h.zone, h.round_trips, h.transactions,
+    SELECT date_trunc('minute', clock_timestamp()), h.host, h.host_role, h.zone, h.verdict,
+           h.round_trips, h.transactions,
            h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
-           h.server_p50_ms, h.server_p95_ms, h.verdict, i.network_s, i.in_transaction_wait_s, kasm_latency_internal.recent()
+           h.server_p50_ms, h.server_p95_ms,
+           i.network_s, i.in_transaction_wait_s, i.network_share, i.server_share, i.client_share,
+           i.chain_p50, i.chain_p50_ms, kasm_latency_internal.recent()
     FROM kasm_latency.hosts AS h
-    LEFT JOIN kasm_latency.impact AS i ON i.host = h.host
+    LEFT JOIN kasm_latency_internal.host_impact(NULL) AS i ON i.host = h.host
     WHERE h.verdict <> 'no_data'
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS appended = ROW_COUNT;
@@ -82,6 +110,11 @@ CREATE VIEW kasm_latency.verdict_changes AS
     WHERE c.from_verdict <> c.verdict
     ORDER BY c.taken_at DESC, c.host;
 COMMENT ON VIEW kasm_latency.verdict_changes IS 'Where a host''s verdict in history differs from the snapshot before, newest first';
+COMMENT ON COLUMN kasm_latency.verdict_changes.host IS 'Name, as in hosts';
+COMMENT ON COLUMN kasm_latency.verdict_changes.changed_at IS 'Minute of the snapshot that has another verdict than the host''s snapshot before';
+COMMENT ON COLUMN kasm_latency.verdict_changes.from_verdict IS 'Verdict before';
+COMMENT ON COLUMN kasm_latency.verdict_changes.to_verdict IS 'Verdict then';
+COMMENT ON COLUMN kasm_latency.verdict_changes.rtt_ms IS 'Milliseconds: the floor then; NULL: not known';
 
 CREATE FUNCTION kasm_latency_internal.spark(ms double precision)
 RETURNS text

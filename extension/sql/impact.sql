@@ -12,7 +12,7 @@ RETURNS TABLE (
     network_share double precision, launch_ms double precision, launch_ms_colocated double precision,
     chain_p50 integer, chain_p95 integer, chain_p50_ms double precision, chain_p95_ms double precision,
     server_share double precision, client_share double precision, chains bigint,
-    role text, judged boolean, rtt_ms double precision, server_p50_ms double precision,
+    host_role text, judged boolean, rtt_ms double precision, server_p50_ms double precision,
     round_trip_in_chain_ms double precision)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
@@ -37,7 +37,7 @@ AS $$
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.95),
            kasm_latency_internal.rounded(f.server_share, 3),
            kasm_latency_internal.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
-           f.chains, f.role, f.judged, f.rtt_ms, f.server_p50_ms,
+           f.chains, f.host_role, f.judged, f.rtt_ms, f.server_p50_ms,
            kasm_latency_internal.rounded(1000 * f.chain_s / nullif(f.chain_round_trips, 0), 3)
     FROM figures AS f
     ORDER BY f.rank DESC, f.network_s DESC, f.host
@@ -45,11 +45,27 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.host_impact(interval) IS 'What impact, diagnose and placement_plan are made of, over a span of up to an hour; NULL is the setting recent';
 
 CREATE VIEW kasm_latency.impact AS
-    SELECT i.host, i.verdict, i.round_trips, i.transactions, i.round_trips_per_transaction,
+    SELECT i.host, i.verdict, i.rtt_ms, i.round_trips, i.transactions, i.round_trips_per_transaction,
            i.network_s, i.server_s, i.in_transaction_wait_s, i.network_share,
            i.launch_ms, i.launch_ms_colocated, i.chain_p50, i.chain_p95, i.chain_p50_ms, i.chain_p95_ms
     FROM kasm_latency_internal.host_impact(NULL) AS i;
 COMMENT ON VIEW kasm_latency.impact IS 'What each host''s distance costs over the recent span, worst first';
+COMMENT ON COLUMN kasm_latency.impact.host IS 'Name, as in hosts';
+COMMENT ON COLUMN kasm_latency.impact.verdict IS 'Verdict, as in hosts';
+COMMENT ON COLUMN kasm_latency.impact.rtt_ms IS 'Milliseconds: the floor, as in hosts; NULL: not known';
+COMMENT ON COLUMN kasm_latency.impact.round_trips IS 'Exchanges in the span, as in hosts';
+COMMENT ON COLUMN kasm_latency.impact.transactions IS 'Transactions in the span, as in hosts';
+COMMENT ON COLUMN kasm_latency.impact.round_trips_per_transaction IS 'round_trips / transactions; NULL: no transaction ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.network_s IS 'Seconds lost to the distance: the floor of the moment, added up exchange by exchange';
+COMMENT ON COLUMN kasm_latency.impact.server_s IS 'Seconds of the server''s own time, added up exchange by exchange';
+COMMENT ON COLUMN kasm_latency.impact.in_transaction_wait_s IS 'Seconds that transactions stood open, holding their locks, while the server waited for this host: turnarounds inside transactions, also those longer than kasm_latency.idle_after';
+COMMENT ON COLUMN kasm_latency.impact.network_share IS 'Part of the time in chains that is network, 0 to 1: floor x exchanges / duration; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.launch_ms IS 'Milliseconds that a chain of chain_p50 exchanges (10 where none was seen) takes at rtt_ms and the median server time, as launch_cost says; NULL: rtt_ms is not known';
+COMMENT ON COLUMN kasm_latency.impact.launch_ms_colocated IS 'Milliseconds: the same at a round trip of 0.5 ms, beside the database';
+COMMENT ON COLUMN kasm_latency.impact.chain_p50 IS 'Median number of exchanges in a chain, exact up to 20, then the lower bound of a cell at most 10 % wide; 280 is 280 or more; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.chain_p95 IS '95th percentile of the same; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.chain_p50_ms IS 'Milliseconds that the median chain takes the client, from a histogram, at most 4.8 % off; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.chain_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: no chain ended in the span';
 
 CREATE FUNCTION kasm_latency.placement_plan(host text DEFAULT NULL, queries integer DEFAULT NULL)
 RETURNS TABLE (
@@ -69,7 +85,7 @@ AS $$
         -- by way of "asked", so that a bad argument is refused where there is no host too
         FROM asked AS a
         CROSS JOIN LATERAL kasm_latency_internal.host_impact(CASE WHEN a.queries > 0 THEN NULL::interval END) AS i
-        WHERE i.role = 'webapp' AND i.judged AND i.rtt_ms IS NOT NULL
+        WHERE i.host_role = 'webapp' AND i.judged AND i.rtt_ms IS NOT NULL
           AND (placement_plan.host IS NULL OR i.host = placement_plan.host)),
     costs AS MATERIALIZED (
         SELECT h.*,
@@ -101,48 +117,78 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency.placement_plan(text, integer) IS 'Per Web App: a launch today, with the Web App moved beside the database, and with one more where it is';
 
-CREATE FUNCTION kasm_latency.diagnose()
+CREATE FUNCTION kasm_latency_internal.next_step(bound text, host text, flagged boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN flagged AND bound <> 'server-bound' THEN
+            format('SELECT reason, remedy FROM kasm_latency.flagged WHERE host = %L;', host)
+        WHEN bound = 'network-bound' THEN
+            format('SELECT option, launch_ms, says FROM kasm_latency.placement_plan(%L);', host)
+        WHEN bound = 'server-bound' THEN
+            'SELECT * FROM kasm_latency.blocking; '
+            'SELECT query, calls, mean_exec_time FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 10; '
+            '-- who waits for a lock; the slowest queries'
+        WHEN bound = 'client-bound' THEN
+            format('SELECT pid, state, state_change, query FROM pg_stat_activity WHERE pid IN '
+                   '(SELECT pid FROM kasm_latency.connections WHERE host = %L); -- what does it do between these? '
+                   'Look at the load of that host, and at its services'' logs.', host)
+        WHEN bound = 'no data' THEN
+            format('SELECT * FROM kasm_latency.connections WHERE host = %L; -- is it connected, and does it ask anything?', host)
+        ELSE 'None here: the database answers this host in time. Look at the host itself, at its users'' path to it, '
+             'and at the agents.'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.next_step(text, text, boolean) IS 'What to do after a conclusion of diagnose(): a query to paste, or what to look at';
+
+CREATE FUNCTION kasm_latency.diagnose(host text DEFAULT NULL)
 RETURNS TABLE (
     host text, verdict text, network_share double precision, server_share double precision,
-    client_share double precision, chain_p50 integer, chain_p50_ms double precision, conclusion text)
+    client_share double precision, chain_p50 integer, chain_p50_ms double precision, conclusion text, next_step text)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT i.host, i.verdict, i.network_share, i.server_share, i.client_share, i.chain_p50, i.chain_p50_ms,
            CASE c.bound
                WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
-               ELSE format('%s: typically %s, %s in all (%s each): network %s %% (%s), server %s %%, client %s %%',
-                           c.bound, CASE i.chain_p50 WHEN 1 THEN '1 query' ELSE i.chain_p50 || ' queries in a row' END,
-                           kasm_latency_internal.ms_text(i.chain_p50_ms), kasm_latency_internal.ms_text(i.round_trip_in_chain_ms),
+               ELSE format('%s: typically %s %s, on average %s each; network %s %% (%s), server %s %%, client %s %%',
+                           c.bound, CASE i.chain_p50 WHEN 1 THEN '1 query takes' ELSE i.chain_p50 || ' queries in a row take' END,
+                           kasm_latency_internal.ms_text(i.chain_p50_ms),
+                           kasm_latency_internal.ms_text(i.round_trip_in_chain_ms),
                            round(100 * i.network_share),
                            coalesce('a round trip takes ' || kasm_latency_internal.ms_text(i.rtt_ms), 'a Unix-domain socket'),
                            round(100 * i.server_share), round(100 * i.client_share))
                     || CASE WHEN i.verdict = 'unproven' AND c.bound <> 'network-bound'
                             THEN '; a pooler or proxy may hide a distance: see flagged' ELSE '' END
-           END
+           END,
+           kasm_latency_internal.next_step(c.bound, i.host,
+                                           i.judged AND coalesce(v.severity IN ('critical', 'warning'), false))
     FROM kasm_latency_internal.host_impact(NULL) AS i
+    JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN i.chains = 0 THEN 'no data'
-            -- a query that is answered within the limit, all in all, makes nobody wait
+            -- queries that take less than the limit on average make nobody wait
             WHEN i.round_trip_in_chain_ms < kasm_latency_internal.limit_ms() THEN 'healthy'
             WHEN i.network_share >= greatest(i.server_share, i.client_share) THEN 'network-bound'
             WHEN i.server_share >= i.client_share THEN 'server-bound'
             ELSE 'client-bound'
         END) AS c (bound)
-    WHERE i.judged
+    -- who asks for a host by name is told of it, judged or not
+    WHERE CASE WHEN diagnose.host IS NULL THEN i.judged ELSE i.host = diagnose.host END
     ORDER BY array_position(ARRAY['network-bound', 'server-bound', 'client-bound', 'healthy', 'no data'], c.bound),
              i.chain_p50_ms DESC NULLS LAST, i.host
 $$;
-COMMENT ON FUNCTION kasm_latency.diagnose() IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server and client in its runs of queries, and a conclusion; the distant first';
+COMMENT ON FUNCTION kasm_latency.diagnose(text) IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server and client in its runs of queries, a conclusion, and the next step; the distant first';
 
-CREATE FUNCTION kasm_latency_internal.conclusion(since interval)
-RETURNS text
+CREATE FUNCTION kasm_latency_internal.conclusion(since interval, OUT state text, OUT says text, OUT first_host text)
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH hosts AS MATERIALIZED (
-        SELECT i.*, kasm_latency_internal.ms_text(i.rtt_ms) AS rtt, v.severity
+        SELECT i.*, coalesce(kasm_latency_internal.ms_text(i.rtt_ms), 'unknown') AS rtt, v.severity
         FROM kasm_latency_internal.host_impact(since) AS i
         JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
         WHERE i.judged AND i.verdict <> 'no_data'),
@@ -150,32 +196,66 @@ AS $$
         SELECT count(*) AS n,
                count(*) FILTER (WHERE h.severity = 'critical') AS far,
                count(*) FILTER (WHERE h.severity = 'warning') AS doubtful,
-               string_agg(h.host || ' (' || h.rtt || ')', ', ' ORDER BY h.rtt_ms DESC)
+               count(*) FILTER (WHERE h.verdict = 'floor_only' AND h.rtt_ms IS NOT NULL) AS by_the_kernel,
+               string_agg(h.host || ' (' || h.rtt || ')', ', ' ORDER BY h.rtt_ms DESC NULLS LAST)
                    FILTER (WHERE h.severity = 'critical') AS far_hosts,
-               string_agg(h.host, ', ' ORDER BY h.host)
-                   FILTER (WHERE h.severity = 'warning') AS doubtful_hosts
+               string_agg(h.host || ' (' || replace(h.verdict, '_', ' ') || ')', ', ' ORDER BY h.host)
+                   FILTER (WHERE h.severity = 'warning') AS doubtful_hosts,
+               min(h.host) FILTER (WHERE h.severity = 'warning') AS doubtful_host
         FROM hosts AS h),
     worst AS (
         SELECT h.* FROM hosts AS h
-        WHERE h.severity = 'critical' ORDER BY h.rtt_ms DESC LIMIT 1)
-    SELECT CASE
-        WHEN c.n = 0 THEN 'Nothing was measured in the span.'
-        WHEN c.far > 0 THEN
-            format('%s too far from the database: %s. ',
-                   CASE WHEN c.n = 1 THEN 'The one host measured is' WHEN c.far = 1 THEN format('1 of %s hosts is', c.n)
-                        ELSE format('%s of %s hosts are', c.far, c.n) END, c.far_hosts)
-            || format('A launch of %s queries in a row takes %s from %s, and would take %s beside the database.',
-                      coalesce(w.chain_p50, 10), kasm_latency_internal.ms_text(w.launch_ms), w.host,
-                      kasm_latency_internal.ms_text(w.launch_ms_colocated))
-            || CASE WHEN c.doubtful > 0 THEN ' In doubt: ' || c.doubtful_hosts || '.' ELSE '' END
-        WHEN c.doubtful > 0 THEN
-            format('No host is proven to be too far from the database, but %s in doubt: %s.',
-                   CASE c.doubtful WHEN 1 THEN 'one is' ELSE c.doubtful || ' are' END, c.doubtful_hosts)
-        ELSE format('%s within %s of the database.',
-                    CASE c.n WHEN 1 THEN 'The one host measured is' ELSE format('All %s hosts are', c.n) END,
-                    kasm_latency_internal.ms_text(kasm_latency_internal.limit_ms()))
-    END
+        WHERE h.severity = 'critical' ORDER BY h.rtt_ms DESC NULLS LAST LIMIT 1)
+    SELECT s.state,
+           CASE s.state
+               WHEN 'no data' THEN 'Nothing was measured in the span'
+               WHEN 'far' THEN
+                   format('%s too far from the database: %s; ',
+                          CASE WHEN c.n = 1 THEN 'The one host measured is' WHEN c.far = 1 THEN format('1 of %s hosts is', c.n)
+                               ELSE format('%s of %s hosts are', c.far, c.n) END, c.far_hosts)
+                   || format('a launch of %s queries in a row takes %s from %s, and would take %s beside the database',
+                             coalesce(w.chain_p50, 10), kasm_latency_internal.ms_text(w.launch_ms), w.host,
+                             kasm_latency_internal.ms_text(w.launch_ms_colocated))
+                   || CASE WHEN c.doubtful > 0 THEN '; to be looked at as well: ' || c.doubtful_hosts ELSE '' END
+               WHEN 'doubtful' THEN
+                   format('No host is proven to be too far from the database, but %s a look: %s',
+                          CASE c.doubtful WHEN 1 THEN '1 needs' ELSE c.doubtful || ' need' END, c.doubtful_hosts)
+               ELSE
+                   format('%s within %s of the database',
+                          CASE c.n WHEN 1 THEN 'The one host measured is' ELSE format('All %s hosts are', c.n) END,
+                          kasm_latency_internal.ms_text(kasm_latency_internal.limit_ms()))
+                   || CASE WHEN c.by_the_kernel > 0
+                           THEN format(', %s by the kernel''s word alone',
+                                       CASE c.by_the_kernel WHEN c.n THEN 'though' ELSE c.by_the_kernel || ' of them' END)
+                           ELSE '' END
+           END,
+           coalesce(w.host, c.doubtful_host)
     FROM counted AS c
     LEFT JOIN worst AS w ON true
+    CROSS JOIN LATERAL (SELECT CASE WHEN c.n = 0 THEN 'no data' WHEN c.far > 0 THEN 'far'
+                                    WHEN c.doubtful > 0 THEN 'doubtful' ELSE 'near' END) AS s (state)
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.conclusion(interval) IS 'All hosts in a sentence: what the report begins with';
+COMMENT ON FUNCTION kasm_latency_internal.conclusion(interval) IS 'All hosts in a sentence, without its full stop: what summary() and the report begin with; and the host to begin with';
+
+CREATE FUNCTION kasm_latency.summary()
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE c.state
+        WHEN 'no data' THEN
+            format('Nothing was measured in the last %s minutes: check that kasm_latency.enabled is on (it is %s), that '
+                   'kasm_latency.app_roles names the database role of the Web Apps (it is %s), and that they are '
+                   'connected to this server at all: SELECT * FROM kasm_latency.connections.',
+                   round(extract(epoch FROM kasm_latency_internal.recent()) / 60),
+                   current_setting('kasm_latency.enabled'),
+                   coalesce(nullif(quote_literal(current_setting('kasm_latency.app_roles')), ''''''), 'empty: all'))
+        WHEN 'near' THEN
+            c.says || ': the distance is not what makes it slow; if it is slow all the same, SELECT host, conclusion, next_step '
+                      'FROM kasm_latency.diagnose() tells whether it is the server or the client, and '
+                      'SELECT * FROM kasm_latency.blocking who waits for whose lock.'
+        ELSE c.says || format('; first: SELECT reason, remedy FROM kasm_latency.flagged WHERE host = %L.', c.first_host)
+    END
+    FROM kasm_latency_internal.conclusion(NULL) AS c
+$$;
+COMMENT ON FUNCTION kasm_latency.summary() IS 'One sentence: is anything wrong with a distance, what does it cost, and what to do first';

@@ -23,7 +23,7 @@ BEGIN
     FROM kasm_latency.flagged AS f
     WHERE array_position(severities, f.severity) <= array_position(severities, assert_in_band.severity);
     IF n > 0 THEN
-        RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is not fine' ELSE n || ' hosts are not fine' END, found
+        RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is flagged' ELSE n || ' hosts are flagged' END, found
             USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
     END IF;
     SELECT count(*) INTO n FROM kasm_latency_internal.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
@@ -38,13 +38,13 @@ COMMENT ON FUNCTION kasm_latency.assert_in_band(text) IS 'A line that says OK, o
 
 CREATE FUNCTION kasm_latency.host_buckets(metric text)
 RETURNS TABLE (
-    host text, role text, zone text,
+    host text, host_role text, zone text,
     upper_s double precision[], cumulative bigint[], sum_s double precision, count bigint)
 LANGUAGE sql VOLATILE ROWS 50
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH merged AS MATERIALIZED (
-        SELECT h.host, min(h.role) AS role, min(h.zone) AS zone,
+        SELECT h.host, min(h.host_role) AS host_role, min(h.zone) AS zone,
                kasm_latency_internal.merge_histograms(
                    CASE metric WHEN 'turnaround' THEN f.ceilings
                                WHEN 'server' THEN f.server_times
@@ -52,7 +52,7 @@ AS $$
                                ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround or server')::bytea END) AS histogram
         FROM kasm_latency_internal.client_figures(NULL) AS f
         CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
-        WHERE NOT f.evicted
+        WHERE NOT f.overflow
         GROUP BY h.host),
     -- the cells of all hosts have the same bounds, from 10 us to 10 s: a series must not come and go
     bounds AS MATERIALIZED (
@@ -65,7 +65,7 @@ AS $$
               UNION ALL SELECT 5 + 0.5 * n FROM generate_series(0, 9) AS n) AS s (step)
         UNION ALL
         SELECT 10000, 10)
-    SELECT m.host, m.role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency_internal.count_from(m.histogram, 0)
+    SELECT m.host, m.host_role, m.zone, c.upper_s, c.cumulative, c.sum_s, kasm_latency_internal.count_from(m.histogram, 0)
     FROM merged AS m
     CROSS JOIN LATERAL (
         SELECT array_agg(b.upper_s ORDER BY b.upper_ms) AS upper_s,

@@ -8,15 +8,17 @@
 CREATE TABLE kasm_latency.host_registry (
     network cidr PRIMARY KEY,
     host text NOT NULL CHECK (length(host) <= 255),
-    role text NOT NULL CHECK (role IN ('webapp', 'proxy', 'agent', 'admin', 'monitor')),
+    host_role text NOT NULL CHECK (host_role IN ('webapp', 'proxy', 'agent', 'admin', 'monitor', 'candidate')),
     zone text CHECK (length(zone) <= 255)
 );
 COMMENT ON TABLE kasm_latency.host_registry IS 'Names given to addresses and ranges by register_host; the longest prefix wins';
-COMMENT ON COLUMN kasm_latency.host_registry.network IS 'The address or range';
-COMMENT ON COLUMN kasm_latency.host_registry.host IS 'The name that the views show';
-COMMENT ON COLUMN kasm_latency.host_registry.role IS 'webapp, proxy, agent, admin or monitor; the last two are never flagged';
-COMMENT ON COLUMN kasm_latency.host_registry.zone IS 'Where it is, as the site calls it';
+COMMENT ON COLUMN kasm_latency.host_registry.network IS 'Address or range; of several that hold an address the longest prefix wins';
+COMMENT ON COLUMN kasm_latency.host_registry.host IS 'Name that the views show; several addresses of one name are one host';
+COMMENT ON COLUMN kasm_latency.host_registry.host_role IS 'webapp, proxy, agent, admin, monitor or candidate; the last three are shown, never flagged';
+COMMENT ON COLUMN kasm_latency.host_registry.zone IS 'Where it is, as the site calls it; NULL: see kasm_hosts';
 SELECT pg_extension_config_dump('kasm_latency.host_registry', '');
+CREATE INDEX host_registry_host ON kasm_latency.host_registry (lower(host));
+COMMENT ON INDEX kasm_latency.host_registry_host IS 'For host_of(): is a name that was resolved a registered one';
 
 CREATE FUNCTION kasm_latency_internal.plain_network(network inet)
 RETURNS cidr
@@ -33,7 +35,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.plain_network(inet) IS 'The network of an address, IPv4 where it is mapped into IPv6';
 
 CREATE FUNCTION kasm_latency.register_host(
-    network inet, host text, role text DEFAULT 'webapp', zone text DEFAULT NULL)
+    network inet, host text, host_role text DEFAULT 'webapp', zone text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -47,14 +49,14 @@ BEGIN
         PERFORM kasm_latency_internal.refuse('host and zone must not contain control characters');
     ELSIF length(host) > 255 OR length(zone) > 255 THEN
         PERFORM kasm_latency_internal.refuse('host and zone must not be longer than 255 characters');
-    ELSIF role IS NULL OR role NOT IN ('webapp', 'proxy', 'agent', 'admin', 'monitor') THEN
-        PERFORM kasm_latency_internal.refuse('role must be webapp, proxy, agent, admin or monitor');
+    ELSIF host_role IS NULL OR host_role NOT IN ('webapp', 'proxy', 'agent', 'admin', 'monitor', 'candidate') THEN
+        PERFORM kasm_latency_internal.refuse('host_role must be webapp, proxy, agent, admin, monitor or candidate');
     END IF;
-    INSERT INTO kasm_latency.host_registry AS r (network, host, role, zone)
+    INSERT INTO kasm_latency.host_registry AS r (network, host, host_role, zone)
     VALUES (kasm_latency_internal.plain_network(register_host.network), btrim(register_host.host),
-            register_host.role, register_host.zone)
+            register_host.host_role, register_host.zone)
     ON CONFLICT ON CONSTRAINT host_registry_pkey
-    DO UPDATE SET host = excluded.host, role = excluded.role, zone = excluded.zone;
+    DO UPDATE SET host = excluded.host, host_role = excluded.host_role, zone = excluded.zone;
 END
 $$;
 COMMENT ON FUNCTION kasm_latency.register_host(inet, text, text, text) IS 'Name an address or a range; the longest prefix wins, and a second call replaces the first';
@@ -75,56 +77,103 @@ END
 $$;
 COMMENT ON FUNCTION kasm_latency.forget_host(inet) IS 'Forget the name of an address or range; false if it had none of its own';
 
+CREATE TABLE kasm_latency.kasm_hosts (
+    host text NOT NULL CHECK (length(host) BETWEEN 1 AND 255 AND host !~ '[[:cntrl:]]'),
+    zone text CHECK (length(zone) <= 255 AND zone !~ '[[:cntrl:]]')
+);
+COMMENT ON TABLE kasm_latency.kasm_hosts IS 'Names and zones of Web Apps, copied from Kasm''s own tables by import_kasm_hosts() or by hand';
+COMMENT ON COLUMN kasm_latency.kasm_hosts.host IS 'Name of a Web App, from managers.manager_hostname of Kasm''s database';
+COMMENT ON COLUMN kasm_latency.kasm_hosts.zone IS 'Its zone, from zones.zone_name of Kasm''s database: for hosts that are registered without one, or not at all; NULL: it has none';
+SELECT pg_extension_config_dump('kasm_latency.kasm_hosts', '');
+CREATE INDEX kasm_hosts_host ON kasm_latency.kasm_hosts (lower(host));
+COMMENT ON INDEX kasm_latency.kasm_hosts_host IS 'For host_of(): the zone of a name';
+
+CREATE FUNCTION kasm_latency.import_kasm_hosts()
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wanted record;
+    relation regclass;
+    imported integer;
+    elsewhere CONSTANT text := 'Kasm''s tables are in Kasm''s own database, as a rule kasm. To copy them from there into this one, '
+        'see "Kasm''s names" in docs/operations.md.';
+BEGIN
+    FOR wanted IN
+        SELECT * FROM (VALUES ('managers', 'manager_hostname'), ('managers', 'zone_id'),
+                              ('zones', 'zone_id'), ('zones', 'zone_name')) AS v (relation, attribute)
+    LOOP
+        relation := to_regclass(format('public.%I', wanted.relation));
+        IF relation IS NULL THEN
+            RAISE EXCEPTION 'there is no table public.% in this database', wanted.relation
+                USING ERRCODE = 'undefined_table', HINT = elsewhere;
+        ELSIF NOT EXISTS (SELECT FROM pg_attribute AS a
+                          WHERE a.attrelid = relation AND a.attname = wanted.attribute
+                            AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION 'table public.% has no column %', wanted.relation, wanted.attribute
+                USING ERRCODE = 'undefined_column',
+                      HINT = 'This is not a table as Kasm is known to have it. Names and zones can be given by hand: '
+                             'see kasm_latency.register_host.';
+        ELSIF NOT has_column_privilege(relation, wanted.attribute, 'SELECT') THEN
+            RAISE EXCEPTION 'role % may not read public.%', current_user, wanted.relation
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = format('Let another role call this, or GRANT SELECT ON public.managers, public.zones TO %I.',
+                                    current_user);
+        END IF;
+    END LOOP;
+
+    -- one at a time; who reads the views is not held up
+    LOCK TABLE kasm_latency.kasm_hosts IN SHARE ROW EXCLUSIVE MODE;
+    DELETE FROM kasm_latency.kasm_hosts;
+    -- whoever calls this runs it, and so what Kasm's role may have put in the place
+    -- of these tables: a DBA does so once, and no view ever
+    INSERT INTO kasm_latency.kasm_hosts (host, zone)
+    SELECT DISTINCT ON (lower(k.host)) k.host, k.zone
+    FROM (SELECT regexp_replace(left(btrim(m.manager_hostname::text), 255), '[[:cntrl:]]', '?', 'g') AS host,
+                 regexp_replace(left(z.zone_name::text, 255), '[[:cntrl:]]', '?', 'g') AS zone
+          FROM public.managers AS m
+          LEFT JOIN public.zones AS z ON z.zone_id::text = m.zone_id::text) AS k
+    WHERE k.host <> ''
+    ORDER BY lower(k.host), k.zone NULLS LAST, k.host;
+    GET DIAGNOSTICS imported = ROW_COUNT;
+    RETURN imported;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.import_kasm_hosts() IS 'Copy names and zones of Web Apps from Kasm''s own tables in this database into kasm_hosts, in the place of what is there, as whoever calls; returns how many it found';
+
 CREATE FUNCTION kasm_latency_internal.host_of(
-    client_addr inet, resolved_name text, OUT host text, OUT role text, OUT zone text)
+    client_addr inet, resolved_name text, OUT host text, OUT host_role text, OUT zone text)
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(r.host, resolved_name, host(client_addr), '[local]'),
-           coalesce(r.role, 'webapp'),
-           r.zone
-    FROM (VALUES (1)) AS one
-    LEFT JOIN LATERAL (
-        SELECT * FROM kasm_latency.host_registry AS h
-        WHERE h.network >>= client_addr
-        ORDER BY masklen(h.network) DESC
-        LIMIT 1) AS r ON true
+    SELECT n.host, n.host_role,
+           coalesce(n.zone, (
+               -- a zone that nobody registered, by the name that Kasm has for the host
+               SELECT k.zone
+               FROM unnest(ARRAY[lower(n.resolved), lower(split_part(n.resolved, '.', 1)),
+                                 lower(n.host), host(client_addr)]) WITH ORDINALITY AS m (name, place)
+               JOIN kasm_latency.kasm_hosts AS k ON lower(k.host) = m.name
+               WHERE k.zone IS NOT NULL
+               ORDER BY m.place, k.zone
+               LIMIT 1))
+    FROM (SELECT coalesce(r.host, u.name, host(client_addr), '[local]') AS host,
+                 coalesce(r.host_role, 'webapp') AS host_role,
+                 r.zone,
+                 CASE WHEN r.host IS NULL THEN u.name ELSE resolved_name END AS resolved
+          FROM (VALUES (1)) AS one
+          LEFT JOIN LATERAL (
+              SELECT * FROM kasm_latency.host_registry AS h
+              WHERE h.network >>= client_addr
+              ORDER BY masklen(h.network) DESC
+              LIMIT 1) AS r ON true
+          -- A name is whatever the owner of the address's reverse DNS says: it must not
+          -- pass for a registered host, another address, or a row of ours like [local].
+          -- (Here and not in a function: it would be planned anew at every call.)
+          LEFT JOIN LATERAL (
+              SELECT resolved_name AS name
+              WHERE r.host IS NULL AND resolved_name !~ '^[[(]|^[0-9.]+$|:'
+                AND NOT EXISTS (SELECT FROM kasm_latency.host_registry AS h
+                                WHERE lower(h.host) = lower(resolved_name))) AS u ON true) AS n
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address';
-
-CREATE FUNCTION kasm_latency_internal.plain_rows(relation text, column1 text, column2 text, OUT value1 text, OUT value2 text)
-RETURNS SETOF record
-LANGUAGE c STRICT VOLATILE ROWS 20
-AS 'MODULE_PATHNAME', 'kasm_latency_plain_rows';
-COMMENT ON FUNCTION kasm_latency_internal.plain_rows(text, text, text) IS 'Two columns of a plain table of the schema public, read so that nothing of its owner''s runs; up to a thousand rows';
-
-CREATE FUNCTION kasm_latency_internal.read_kasm_hosts(notices boolean)
-RETURNS TABLE (host text, zone text)
-LANGUAGE plpgsql VOLATILE ROWS 20
-SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '100ms'
-AS $$
-BEGIN
-    -- whoever reads runs this: so not by a query of these tables
-    RETURN QUERY
-        SELECT DISTINCT regexp_replace(m.value1, '[[:cntrl:]]', '?', 'g'), regexp_replace(z.value2, '[[:cntrl:]]', '?', 'g')
-        FROM kasm_latency_internal.plain_rows('managers', 'manager_hostname', 'zone_id') AS m
-        LEFT JOIN kasm_latency_internal.plain_rows('zones', 'zone_id', 'zone_name') AS z ON z.value1 = m.value2
-        WHERE m.value1 <> ''
-        ORDER BY 1, 2;
-EXCEPTION WHEN OTHERS THEN
-    IF notices THEN
-        RAISE NOTICE 'kasm_latency: no host names from Kasm''s own tables: %', SQLERRM;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION kasm_latency_internal.read_kasm_hosts(boolean) IS 'What kasm_hosts() returns; says why there is nothing, if asked to';
-
-CREATE FUNCTION kasm_latency.kasm_hosts()
-RETURNS TABLE (host text, zone text)
-LANGUAGE sql VOLATILE ROWS 20
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT * FROM kasm_latency_internal.read_kasm_hosts(true)
-$$;
-COMMENT ON FUNCTION kasm_latency.kasm_hosts() IS 'Names and zones of Web Apps from Kasm''s own tables; nothing, and a notice, where these cannot be read';
+COMMENT ON FUNCTION kasm_latency_internal.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address; a zone that is not registered is that of kasm_hosts';

@@ -12,9 +12,11 @@ GRANT SELECT ON ALL TABLES IN SCHEMA kasm_latency, kasm_latency_internal TO pg_r
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA kasm_latency, kasm_latency_internal TO pg_read_all_stats;
 REVOKE EXECUTE ON FUNCTION
     kasm_latency.reset(),
-    kasm_latency.reset(inet),
+    kasm_latency.reset(text),
     kasm_latency.register_host(inet, text, text, text),
     kasm_latency.forget_host(inet),
+    kasm_latency.import_kasm_hosts(),
     kasm_latency.snapshot(),
-    kasm_latency.prune(interval)
+    kasm_latency.prune(interval),
+    kasm_latency_internal.reset_address(inet)
 FROM pg_read_all_stats;

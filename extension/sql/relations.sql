@@ -13,6 +13,17 @@ CREATE VIEW kasm_latency.connections AS
     LEFT JOIN pg_database AS d ON d.oid = coalesce(nullif(c.database_oid, 0), a.datid)
     LEFT JOIN pg_roles AS u ON u.oid = coalesce(nullif(c.role_oid, 0), a.usesysid);
 COMMENT ON VIEW kasm_latency.connections IS 'Each live client backend since it connected';
+COMMENT ON COLUMN kasm_latency.connections.pid IS 'Process of the backend, as in pg_stat_activity';
+COMMENT ON COLUMN kasm_latency.connections.client_addr IS 'Address that the server sees, IPv4 where it is mapped into IPv6; NULL: a Unix-domain socket';
+COMMENT ON COLUMN kasm_latency.connections.host IS 'Name of the host, as in clients';
+COMMENT ON COLUMN kasm_latency.connections.database IS 'Database that it is connected to';
+COMMENT ON COLUMN kasm_latency.connections.username IS 'Database role that it logged in as';
+COMMENT ON COLUMN kasm_latency.connections.application_name IS 'What the client calls itself, from pg_stat_activity';
+COMMENT ON COLUMN kasm_latency.connections.connected_at IS 'When it logged in';
+COMMENT ON COLUMN kasm_latency.connections.round_trips IS 'Exchanges since it connected';
+COMMENT ON COLUMN kasm_latency.connections.rtt_ms IS 'Milliseconds: the lowest tcpi_min_rtt of this connection''s TCP_INFO; it never rises; NULL: a Unix-domain socket, or not known yet';
+COMMENT ON COLUMN kasm_latency.connections.turnaround_min_ms IS 'Milliseconds: its shortest turnaround inside transactions since it connected, exact; NULL: none yet';
+COMMENT ON COLUMN kasm_latency.connections.last_seen IS 'When its last exchange ended; NULL: none yet';
 
 CREATE VIEW kasm_latency.blocking AS
     WITH waits AS MATERIALIZED (
@@ -43,23 +54,49 @@ CREATE VIEW kasm_latency.blocking AS
     LEFT JOIN hosts AS h ON h.host = bc.host
     ORDER BY waited_ms DESC, waiting_pid, blocking_pid;
 COMMENT ON VIEW kasm_latency.blocking IS 'Lock waits as they are now: who waits for which host''s transaction, and whether that waits for its own client meanwhile';
+COMMENT ON COLUMN kasm_latency.blocking.waiting_pid IS 'Process of the backend that waits for a lock, from pg_stat_activity';
+COMMENT ON COLUMN kasm_latency.blocking.waiting_host IS 'Host of its client; of a backend without a client its backend_type';
+COMMENT ON COLUMN kasm_latency.blocking.blocking_pid IS 'Process that holds the lock, from pg_blocking_pids(); 0: a prepared transaction';
+COMMENT ON COLUMN kasm_latency.blocking.blocking_host IS 'Host of its client; of a backend without a client its backend_type; (prepared transaction)';
+COMMENT ON COLUMN kasm_latency.blocking.blocking_verdict IS 'Verdict on the blocking host over the span recent; NULL: it is no client';
+COMMENT ON COLUMN kasm_latency.blocking.waited_ms IS 'Milliseconds waited so far, since pg_locks.waitstart; before PostgreSQL 14 since the query began';
+COMMENT ON COLUMN kasm_latency.blocking.blocker_waits_for_client IS 'Is the blocking backend waiting for its own client at this moment: idle in transaction, or in wait event ClientRead (pg_stat_activity)';
 
 CREATE VIEW kasm_latency.totals AS
     SELECT f.client_addr,
-           coalesce(d.datname, '(' || nullif(f.database_oid, 0) || ')') AS database,
-           coalesce(u.rolname, '(' || nullif(f.role_oid, 0) || ')') AS username,
-           CASE WHEN f.evicted THEN '(evicted)' ELSE h.host END AS host,
+           coalesce(d.datname::text, '(' || nullif(f.database_oid, 0) || ')') AS database,
+           coalesce(u.rolname::text, '(' || nullif(f.role_oid, 0) || ')') AS username,
+           CASE WHEN f.overflow THEN '(overflow)' ELSE h.host END AS host,
            f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
            f.retransmits, f.connections_made AS connections_total, f.stats_since
     FROM kasm_latency_internal.client_figures(NULL, histograms => false) AS f
     CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid;
-COMMENT ON VIEW kasm_latency.totals IS 'Counters of each client since the last reset; clients that had to make room are summed in the row (evicted)';
+COMMENT ON VIEW kasm_latency.totals IS 'Counters of each client since the last reset; clients that had to make room are summed in the row (overflow)';
+COMMENT ON COLUMN kasm_latency.totals.client_addr IS 'Address that the server sees, IPv4 where it is mapped into IPv6; NULL: a Unix-domain socket, or (overflow)';
+COMMENT ON COLUMN kasm_latency.totals.database IS 'Database that it connects to; (OID) if it was dropped; NULL: (overflow)';
+COMMENT ON COLUMN kasm_latency.totals.username IS 'Database role that it logs in as; (OID) if it was dropped; NULL: (overflow)';
+COMMENT ON COLUMN kasm_latency.totals.host IS 'Name of the host, as in clients; (overflow): the sum of those that had to make room, or found none';
+COMMENT ON COLUMN kasm_latency.totals.round_trips IS 'Exchanges since stats_since';
+COMMENT ON COLUMN kasm_latency.totals.transactions IS 'Exchanges since stats_since that ended outside a transaction block';
+COMMENT ON COLUMN kasm_latency.totals.network_s IS 'Seconds lost to the distance: exchanges x the floor of that time';
+COMMENT ON COLUMN kasm_latency.totals.server_s IS 'Seconds of the server''s own time';
+COMMENT ON COLUMN kasm_latency.totals.turnaround_s IS 'Seconds from answers to next requests, inside and outside transactions, up to kasm_latency.idle_after each';
+COMMENT ON COLUMN kasm_latency.totals.retransmits IS 'Segments that the server''s TCP sent again (tcpi_total_retrans of TCP_INFO)';
+COMMENT ON COLUMN kasm_latency.totals.connections_total IS 'Connections made since stats_since';
+COMMENT ON COLUMN kasm_latency.totals.stats_since IS 'Since when these count: the last reset, the client''s first connection, or the start after a crash; a clean restart keeps them';
 
 CREATE VIEW kasm_latency.info AS
     SELECT * FROM kasm_latency_internal.server_info();
 COMMENT ON VIEW kasm_latency.info IS 'About the extension itself: version, clients kept, memory, last reset';
+COMMENT ON COLUMN kasm_latency.info.version IS 'Version of the library; \dx has that of the SQL objects';
+COMMENT ON COLUMN kasm_latency.info.clients IS 'Clients kept apart at this moment';
+COMMENT ON COLUMN kasm_latency.info.max_clients IS 'How many can be: the setting kasm_latency.max_clients';
+COMMENT ON COLUMN kasm_latency.info.overflowed IS 'How often since stats_reset a client had to make room, or a connection found none and was counted as overflow';
+COMMENT ON COLUMN kasm_latency.info.shared_memory_bytes IS 'Bytes of shared memory, as in pg_shmem_allocations';
+COMMENT ON COLUMN kasm_latency.info.stats_reset IS 'When all was last forgotten: by reset(), or by a start without saved statistics';
+COMMENT ON COLUMN kasm_latency.info.saved_at IS 'When the statistics that the server started with were saved; NULL: it started empty';
 
 CREATE FUNCTION kasm_latency.histogram(
     metric text, host text DEFAULT NULL, since interval DEFAULT NULL)
@@ -108,3 +145,39 @@ AS $$
     ORDER BY c.from_ms
 $$;
 COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round trips (rtt), turnarounds inside transactions (turnaround) or server times (server) are spread, of one host or of all';
+
+CREATE FUNCTION kasm_latency.reset(host text)
+RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    address inet;
+    known boolean := false;
+    result timestamptz := clock_timestamp();
+BEGIN
+    FOR address IN
+        SELECT DISTINCT f.client_addr
+        FROM kasm_latency_internal.client_figures(NULL, histograms => false) AS f
+        CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
+        WHERE NOT f.overflow AND h.host = reset.host
+    LOOP
+        result := kasm_latency_internal.reset_address(address);
+        known := true;
+    END LOOP;
+    -- a host that has no clients now has nothing to forget
+    IF known OR reset.host = '[local]'
+       OR EXISTS (SELECT FROM kasm_latency.host_registry AS r WHERE r.host = reset.host) THEN
+        RETURN result;
+    END IF;
+    BEGIN
+        address := reset.host::inet;
+    EXCEPTION WHEN invalid_text_representation THEN
+        RAISE EXCEPTION '"%" is neither a host that is known here nor an address', reset.host
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'SELECT host, client_addrs FROM kasm_latency.hosts shows which are.';
+    END;
+    RETURN kasm_latency_internal.reset_address(address);
+END
+$$;
+COMMENT ON FUNCTION kasm_latency.reset(text) IS 'Forget what was measured of one host, by its name (all its addresses) or by an address; returns the time';

@@ -18,8 +18,9 @@ $page$ || kasm_latency_internal.report_style() || $page$</style></head><body>
 <h1>Distance to the database</h1>
 <p class="when">$page$
         || kasm_latency_internal.html(format('Measured by kasm_latency over the last %s minutes up to %s, in database %s.',
-               ceil(extract(epoch FROM coalesce(since, kasm_latency_internal.recent())) / 60), to_char(now(), 'YYYY-MM-DD HH24:MI TZ'), current_database()))
-        || '</p><p class="conclusion">' || kasm_latency_internal.html(kasm_latency_internal.conclusion(since)) || '</p>'
+               ceil(extract(epoch FROM coalesce(since, kasm_latency_internal.recent())) / 60),
+               to_char(now(), 'YYYY-MM-DD HH24:MI TZ'), current_database()))
+        || '</p><p class="conclusion">' || kasm_latency_internal.html((kasm_latency_internal.conclusion(since)).says || '.') || '</p>'
         || coalesce('<h2>How far each host is</h2><figure style="margin:0">' || kasm_latency_internal.report_axis(since)
                || '<figcaption>Each bar goes from the fastest round trip that the kernel saw (nobody is nearer) to what 95 % of the '
                   'turnarounds inside transactions took at most; the tick is their median. The shaded side of the dashed line is '

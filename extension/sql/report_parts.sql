@@ -54,8 +54,8 @@ AS $$
             '<i class="near" style="width:%s%%"></i>%s<i class="limit" style="left:%s%%"></i>%s%s</div></div>',
             kasm_latency_internal.html(h.host), h.verdict, replace(h.verdict, '_', ' '),
             kasm_latency_internal.html(format('round trip at least %s, typical turnaround %s',
-                                     coalesce(kasm_latency_internal.ms_text(h.rtt_ms), 'unknown'),
-                                     coalesce(kasm_latency_internal.ms_text(h.turnaround_p50_ms), 'unknown'))),
+                                              coalesce(kasm_latency_internal.ms_text(h.rtt_ms), 'unknown'),
+                                              coalesce(kasm_latency_internal.ms_text(h.turnaround_p50_ms), 'unknown'))),
             kasm_latency_internal.axis_position(l.ms), b.lines, kasm_latency_internal.axis_position(l.ms),
             CASE WHEN h.rtt_ms IS NOT NULL THEN
                 format('<i class="bar %s" style="left:%s%%;width:%s%%"></i>', h.verdict,

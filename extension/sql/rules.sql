@@ -15,7 +15,10 @@ CREATE VIEW kasm_latency.verdicts AS
         ('no_data', 1, NULL, 'nothing was measured in the span')
     ) AS v (verdict, rank, severity, meaning);
 COMMENT ON VIEW kasm_latency.verdicts IS 'The verdicts, worst first, with the severity of each; flagged shows critical and warning';
+COMMENT ON COLUMN kasm_latency.verdicts.verdict IS 'Name of the verdict';
 COMMENT ON COLUMN kasm_latency.verdicts.rank IS 'The higher, the worse';
+COMMENT ON COLUMN kasm_latency.verdicts.severity IS 'critical and warning are in flagged, info is not; NULL: nothing to say';
+COMMENT ON COLUMN kasm_latency.verdicts.meaning IS 'What it means';
 
 CREATE FUNCTION kasm_latency_internal.enough(these bigint, others bigint)
 RETURNS boolean
@@ -57,7 +60,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
 CREATE FUNCTION kasm_latency_internal.verdict(
-    role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
+    host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
     p10_ms double precision, p50_ms double precision,
     limit_ms double precision, min_samples bigint)
 RETURNS text
@@ -66,7 +69,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
         WHEN NOT measured THEN 'no_data'
-        WHEN role IN ('proxy', 'agent') THEN 'unexpected_client'
+        WHEN host_role IN ('proxy', 'agent') THEN 'unexpected_client'
         WHEN mixed THEN 'unproven'
         WHEN rtt_ms >= limit_ms THEN 'out_of_band'
         WHEN samples < min_samples THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
@@ -78,7 +81,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.verdict(text, boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
 CREATE FUNCTION kasm_latency_internal.reason(
-    verdict text, role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
+    verdict text, host_role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
     near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
     samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
 RETURNS text
@@ -88,7 +91,7 @@ AS $$
     SELECT CASE
         WHEN verdict = 'unexpected_client' THEN
             format('It is registered as %s, and such a host has no business with the database; yet it made connections, '
-                   'with %s exchanges.', role, round_trips)
+                   'with %s exchanges.', host_role, round_trips)
         WHEN mixed AND rtt_ms < limit_ms THEN
             format('Of %s connections %s took %s or longer for their fastest round trip, the others less (the newest %s), '
                    'over %s exchanges: hosts at different distances share this address, as behind NAT or docker-proxy, '
@@ -145,8 +148,8 @@ AS $$
             'Proxy in their region, which needs no database connection. Check first with ping from the database''s host.'
         WHEN verdict = 'unproven' THEN
             'Check first what is at this address. A pooler or proxy: measure the round trip from the Web App behind it. '
-            'The Web App itself: restart its services, as a new connection measures the path anew; if it is near then '
-            'too, the client pauses, so look at that host''s load.'
+            'The Web App itself: a fresh connection measures the path anew, so run psql from that host and look at its row '
+            'in kasm_latency.connections; if that is near, the client pauses, so look at that host''s load.'
     END
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.remedy(text, boolean) IS 'What to do about a verdict, and what to check first';

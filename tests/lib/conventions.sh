@@ -40,6 +40,10 @@ for object in $(sed -nE 's/^CREATE (FUNCTION|VIEW|TABLE|AGGREGATE) kasm_latency\
 	grep -q "\`$object" docs/reference.md || complain "$object is not in docs/reference.md"
 done
 
+# what the documents tell people to type, and what exporters and the dashboard call, is public
+grep -rn 'kasm_latency_internal' README.md docs --include='*.md' --include='*.yml' --include='*.json' |
+	grep -v '^docs/\(reference\|architecture\|measurement\)\.md:' && complain "this is internal"
+
 # settings are defined, and documented, in the same order
 diff <(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",') \
 	<(grep -oE '^\| `kasm_latency\.[a-z_]+`' docs/reference.md | tr -d '|` ') >/dev/null ||

@@ -56,19 +56,19 @@ def many(server):
     last = IPV4[-40:]
     counted += asyncio.run(visit_all(server, last, 1))
     gone(server)
-    info = server.rows("SELECT clients, max_clients, evicted FROM kasm_latency.info")[0]
+    info = server.rows("SELECT clients, max_clients, overflowed FROM kasm_latency.info")[0]
     said = server.rows("SELECT sum(round_trips) AS n FROM kasm_latency.totals "
-                       "WHERE username = 'kasmapp' OR host = '(evicted)'")[0]
+                       "WHERE username = 'kasmapp' OR host = '(overflow)'")[0]
     # this script is a client too, by Unix-domain socket: its reset came first, had
     # to make room like the rest, and is in the sums; then it came back to ask
     require(int(info["clients"]) == MAX_CLIENTS, f"{info['clients']} clients of {MAX_CLIENTS}")
-    require(int(info["evicted"]) == len(IPV4) + len(IPV6) + 2 - MAX_CLIENTS, f"{info['evicted']} evicted")
+    require(int(info["overflowed"]) == len(IPV4) + len(IPV6) + 2 - MAX_CLIENTS, f"{info['overflowed']} overflowed")
     require(int(said["n"]) == counted + 1, f"{said['n']} exchanges in the sums, {counted} counted")
     kept = {row["addr"] for row in server.rows("SELECT host(client_addr) AS addr FROM kasm_latency.clients")}
     require(set(last) <= kept, f"the most recently seen are not all there: {set(last) - kept}")
     after = shared_memory(server)
     require(before == after and after["said"] == after["is"], f"memory: {before}, then {after}")
-    print(f"{len(IPV4) + len(IPV6)} addresses: {info['clients']} clients kept, {info['evicted']} evicted, "
+    print(f"{len(IPV4) + len(IPV6)} addresses: {info['clients']} clients kept, {info['overflowed']} overflowed, "
           f"{counted} exchanges counted by the clients, {said['n']} in the sums", flush=True)
 
 
