@@ -34,8 +34,9 @@ UNITS = [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)]
 # a snapshot appends all hosts at once, so that its rows lie side by side
 FILL = f"""
 INSERT INTO kasm_latency.history
-SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3, 3000, 250, f.rtt_ms, f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2,
-       0.1, 1, CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' ELSE 'in_band' END, 3 * f.rtt_ms, 2.75 * f.rtt_ms, '15 min'
+SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3, CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' ELSE 'in_band' END,
+       3000, 250, f.rtt_ms, f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2, 0.1, 1, 3 * f.rtt_ms, 2.75 * f.rtt_ms,
+       0.9, 0.05, 0.05, 12, 13 * f.rtt_ms, '15 min'
 FROM (SELECT t, generate_series(1, {HOSTS}) AS n
       FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t) AS s
 CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms) AS f"""

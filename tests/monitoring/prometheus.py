@@ -26,7 +26,7 @@ import lab  # noqa: E402
 EXPORTER, PROMETHEUS = "prometheus-postgres-exporter", "prometheus"
 # in a network namespace of our own every port is free
 EXPORTER_AT, PROMETHEUS_AT = "127.0.0.1:9187", "127.0.0.1:9090"
-LABELS = {"__name__", "host", "role", "zone", "le", "server", "job", "instance"}
+LABELS = {"__name__", "host", "host_role", "zone", "le", "server", "job", "instance"}
 FAR, PROXY, THINKS = "webapp-eu", "proxy-1", "webapp-2"
 HOSTS = {"webapp-1": 0.3, THINKS: 0.3, PROXY: 3, FAR: 25}
 LAUNCHES = {"webapp-1": 40, THINKS: 4, PROXY: 10, FAR: 8}
@@ -188,7 +188,7 @@ scrape_configs:
                 require(found == per_host, f"{name} of {host} has {found} series")
         for labels, _ in self.query('{__name__=~"kasm_latency.*"}'):
             require(set(labels) <= LABELS, f"labels: {labels}")
-        require(self.query('kasm_latency_host_rtt_seconds{host="proxy-1", role="proxy", zone="lab"}'),
+        require(self.query('kasm_latency_host_rtt_seconds{host="proxy-1", host_role="proxy", zone="lab"}'),
                 "no role or zone: " + str(self.query("kasm_latency_host_rtt_seconds")))
 
     def check_sql_exporter(self):
@@ -233,7 +233,7 @@ scrape_configs:
         """The far host moves, the proxy goes, the third one stops to think."""
         self.hosts[FAR].set_path(0.3)
         for name in (FAR, PROXY, THINKS):
-            self.server.psql(f"SELECT kasm_latency.reset('{self.hosts[name].addr}')", options=["-o", "/dev/null"])
+            self.server.psql(f"SELECT kasm_latency.reset('{name}')", options=["-o", "/dev/null"])
         self.launch(think=0)
 
     def run(self):
