@@ -1,17 +1,20 @@
 """What a DBA is told of four hosts: a Web App nearby, a proxy that has no
-business here, a Web App at 25 ms that only Kasm's own tables name, and one
-at 120 ms; and of two more nearby, one of which runs slow queries, the other
+business here, a Web App at 25 ms whose zone only Kasm's own tables know, and
+one at 120 ms; and of two more nearby, one of which runs slow queries, the other
 thinks between its queries.
 
     answers.py BINDIR USER          hold all that is said against the truth
     answers.py BINDIR USER show     print it, as psql does
 """
+import os
+import re
 import sys
 
 import lab
 from checks import finish, problems, require
 
 WIDTH = 120
+GUIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "operations.md")
 HOSTS = {"webapp-1": 0.3, "proxy-1": 3, "webapp-3.example.com": 25, "webapp-eu": 120}
 BUSY = {"webapp-slow": 0.3, "webapp-thinks": 0.3}
 LAUNCHES = {"webapp-1": 60, "proxy-1": 30, "webapp-3.example.com": 20, "webapp-eu": 8, "webapp-thinks": 5}
@@ -27,12 +30,13 @@ QUERIES = [
     """SELECT host, verdict, network_share AS network, server_share AS server, client_share AS client,
        chain_p50, chain_p50_ms
 FROM kasm_latency.diagnose()""",
-    "SELECT conclusion FROM kasm_latency.diagnose()",
-    """SELECT host, zone, client_addrs, round_trips, rtt_ms, turnaround_p50_ms AS p50_ms, path, verdict
+    "SELECT kasm_latency.summary()",
+    "SELECT host, conclusion, next_step FROM kasm_latency.diagnose()",
+    """SELECT host, verdict, path, rtt_ms, turnaround_p50_ms AS p50_ms, zone, client_addrs, round_trips
 FROM kasm_latency.hosts""",
-    """SELECT severity, host, verdict, rtt_ms, turnaround_p10_ms AS p10_ms, limit_ms, round_trips
+    """SELECT severity, host, verdict, rtt_ms, turnaround_p50_ms AS p50_ms, limit_ms, host_role, round_trips
 FROM kasm_latency.flagged""",
-    """SELECT host, round_trips, network_s, server_s, in_transaction_wait_s AS in_trans_s, network_share AS share,
+    """SELECT host, rtt_ms, round_trips, network_s, in_transaction_wait_s AS in_trans_s, network_share AS share,
        chain_p50, launch_ms, launch_ms_colocated AS colocated_ms
 FROM kasm_latency.impact""",
     """SELECT option, queries, rtt_ms, launch_ms, launches_per_s, web_apps
@@ -53,34 +57,37 @@ class Answers:
         self.server = lab.Server(bindir, user, settings="autovacuum = off\nlog_hostname = on")
 
     def rows(self, query):
-        return self.server.rows(query, dbname="kasm")
+        return self.server.rows(query)
 
     def by_host(self, relation):
         return {row["host"]: row for row in self.rows(f"SELECT * FROM {relation}")}
 
     def show(self, query, *options):
         if self.showing:
-            print("kasm=# " + query.replace("\n", "\nkasm-# ") + ";")
-        text = self.server.psql(query, options=["-d", "kasm", *options])
+            print("postgres=# " + query.replace("\n", "\npostgres-# ") + ";")
+        text = self.server.psql(query, options=options)
         if self.showing:
             print(text, end="")
-        if not options:
+        if "-x" not in options:
             for line in text.splitlines():
-                require(len(line) <= WIDTH or "conclusion" in query, f"wider than {WIDTH}: {line}")
+                require(len(line) <= WIDTH or "summary" in query, f"wider than {WIDTH}: {line}")
 
     def prepare(self):
         self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in self.names.items()}
         kasm = self.hosts["webapp-3.example.com"]
         lab.name_hosts({kasm.addr: kasm.name})
         self.server.start()
-        self.server.psql("CREATE EXTENSION kasm_latency", options=["-d", "kasm"])
         self.server.psql("SET ROLE kasmapp", KASM_TABLES, "CREATE TABLE launched (n int)",
                          "INSERT INTO launched VALUES (0)", options=["-d", "kasm"])
+        # as the guide has it
+        with open(GUIDE) as guide:
+            (steps,) = re.findall(r"## Kasm's names.*?```sh\n(.*?)```", guide.read(), re.S)
+        self.server.command("sh", "-ec", steps)
         for name, host in self.hosts.items():
             if host is not kasm:
                 role, zone = ("proxy", "'west'") if name == "proxy-1" else ("webapp", "NULL")
                 self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', {zone})",
-                                 options=["-d", "kasm", "-o", "/dev/null"])
+                                 options=["-o", "/dev/null"])
 
     def launch(self):
         """Launches of all hosts; what the clients counted themselves."""
@@ -113,7 +120,7 @@ class Answers:
                                           ("webapp-3.example.com", "webapp", "west", "out_of_band"),
                                           ("webapp-eu", "webapp", None, "out_of_band")):
             row = hosts.get(name)
-            said = row and (row["role"], row["zone"], row["verdict"])
+            said = row and (row["host_role"], row["zone"], row["verdict"])
             require(said == (role, zone, verdict), f"hosts says of {name}: {said}")
         flagged = self.rows("SELECT * FROM kasm_latency.flagged WHERE host NOT IN ('webapp-slow', 'webapp-thinks')")
         require([(row["severity"], row["host"]) for row in flagged]
@@ -154,6 +161,24 @@ class Answers:
         require([name for name in said if name in wanted] == list(wanted), f"the order of diagnose: {list(said)}")
         for name, conclusion in wanted.items():
             require(said.get(name) == conclusion, f"diagnose says of {name}: {said.get(name)}")
+        step = {row["host"]: row["next_step"] for row in self.rows("SELECT * FROM kasm_latency.diagnose()")}
+        for name, part in (("webapp-eu", "kasm_latency.flagged WHERE host = 'webapp-eu'"), ("proxy-1", "kasm_latency.flagged"),
+                           ("webapp-slow", "pg_stat_statements"), ("webapp-thinks", "host = 'webapp-thinks'"),
+                           ("webapp-1", "None here")):
+            require(part in step[name], f"the next step with {name}: {step[name]}")
+        # what is there to be pasted answers
+        for name in ("webapp-eu", "webapp-thinks"):
+            require(self.rows(step[name].split(";")[0]), f"nothing answers to: {step[name]}")
+
+    def check_summary(self):
+        (row,) = self.rows("SELECT kasm_latency.summary()")
+        said = row["summary"]
+        for part in ("2 of 7 hosts are too far from the database: webapp-eu (120 ms), webapp-3.example.com (25",
+                     "a launch of 12 queries in a row takes 144", "to be looked at as well:",
+                     "proxy-1 (unexpected client)", "first: SELECT reason, remedy FROM kasm_latency.flagged WHERE host = 'webapp-eu'."):
+            require(part in said, f"the summary does not say {part}: {said}")
+        (row,) = self.rows("SET kasm_latency.rtt_limit = '1s'; SELECT kasm_latency.summary()")
+        require("1 needs a look: proxy-1 (unexpected client); first:" in row["summary"], f"with a far limit: {row['summary']}")
 
     def check_plan(self):
         plan = self.rows("SELECT * FROM kasm_latency.placement_plan('webapp-eu', 10)")
@@ -171,19 +196,20 @@ class Answers:
             self.prepare()
             self.launch()
             for query in QUERIES[:-1]:
-                self.show(query)
+                self.show(query, *(["-x"] if "conclusion" in query else []))
             self.show("SELECT host, reason, remedy FROM kasm_latency.flagged WHERE host = 'webapp-eu'", "-x")
             self.show("SELECT option, says FROM kasm_latency.placement_plan('webapp-eu')", "-x")
             if not self.showing:
                 self.check_hosts()
                 self.check_impact()
                 self.check_diagnosis()
+                self.check_summary()
                 self.check_plan()
             require(self.block(), "blocking does not say that webapp-1 waits for webapp-eu")
         finally:
             self.server.remove()
         if not problems and not self.showing:
-            print("hosts, flagged, impact, diagnose, placement_plan and blocking: ok")
+            print("hosts, flagged, impact, diagnose, summary, placement_plan and blocking: ok")
         return finish()
 
 

@@ -13,8 +13,8 @@ import lab
 SECONDS = 20
 HOSTS = [("webapp-1", 0.3), ("webapp-2", 3), ("webapp-3", 25), ("webapp-eu", 120)]
 
-HOSTS_QUERY = """SELECT host, client_addrs, round_trips, rtt_ms, turnaround_p10_ms AS p10_ms,
-       turnaround_p50_ms AS p50_ms, server_p50_ms, path, verdict
+HOSTS_QUERY = """SELECT host, verdict, path, rtt_ms, turnaround_p10_ms AS p10_ms, turnaround_p50_ms AS p50_ms,
+       client_addrs, round_trips, server_p50_ms
 FROM kasm_latency.hosts"""
 FLAGGED_QUERY = """SELECT severity, host, verdict, rtt_ms, limit_ms, round_trips, reason, remedy
 FROM kasm_latency.flagged"""
@@ -25,8 +25,8 @@ def say(text=""):
 
 
 def show(server, query, *options):
-    say(f"kasm=# {query};".replace("\n", "\nkasm-# "))
-    say(server.psql(query, options=["-d", "kasm", *options]))
+    say(f"postgres=# {query};".replace("\n", "\npostgres-# "))
+    say(server.psql(query, options=options))
 
 
 def launch(server, clients):
@@ -43,19 +43,14 @@ def launch(server, clients):
     say(f"  {SECONDS} of {SECONDS} s, {counted} launches of BEGIN, ten queries, COMMIT\n")
 
 
-def prepare(server):
-    server.start()
-    server.psql("CREATE EXTENSION kasm_latency", options=["-d", "kasm"])
-
-
 def with_lab(bindir, user):
     say("Starting a throwaway server, and four Web Apps at 0.3, 3, 25 and 120 ms from it ...")
     server = lab.Server(bindir, user)
     try:
-        prepare(server)
+        server.start()
         hosts = [lab.Host(name, rtt_ms, user) for name, rtt_ms in HOSTS]
         server.psql(*(f"SELECT kasm_latency.register_host('{host.addr}', '{host.name}')"
-                      for host in hosts), options=["-d", "kasm", "-o", "/dev/null"])
+                      for host in hosts), options=["-o", "/dev/null"])
         launch(server, [host.client("--seconds", str(SECONDS), "--pause", "0.2") for host in hosts])
         report(server, hosts[-1].name)
         say("The server's log, as each distant client connected:")
@@ -69,7 +64,7 @@ def on_loopback(bindir, user, reason):
     say(f"No lab here, as {reason}: one Web App on loopback instead, at no distance.")
     server = lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1")
     try:
-        prepare(server)
+        server.start()
         client = lab.client(user, "launches", lab.dsn("127.0.0.1", port=server.port),
                             "--seconds", str(SECONDS))
         launch(server, [client])
@@ -81,7 +76,7 @@ def on_loopback(bindir, user, reason):
 def write_report(server):
     """The one thing that the demo leaves behind."""
     with tempfile.NamedTemporaryFile("w", dir="/tmp", prefix="kasm_latency_report.", suffix=".html", delete=False) as page:
-        page.write(server.psql("SELECT kasm_latency.report()", options=["-d", "kasm", "-At"]))
+        page.write(server.psql("SELECT kasm_latency.report()", options=["-At"]))
         os.chmod(page.name, 0o644)
     say(f"The same as a page to hand over: {page.name}")
 
@@ -89,7 +84,8 @@ def write_report(server):
 def report(server, worst):
     show(server, HOSTS_QUERY)
     show(server, FLAGGED_QUERY, "-x")
-    show(server, "SELECT host, conclusion FROM kasm_latency.diagnose()")
+    show(server, "SELECT kasm_latency.summary()", "-x")
+    show(server, "SELECT host, conclusion, next_step FROM kasm_latency.diagnose()", "-x")
     show(server, f"SELECT * FROM kasm_latency.histogram('turnaround', '{worst}')")
     write_report(server)
 
