@@ -1,10 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * chain.c
- *		Runs of exchanges on the calling backend's connection: the sequential,
- *		blocking queries that a user waits for.
+ *		Blocks and chains on the calling backend's connection.
  *
- * A chain is one transaction block, BEGIN and COMMIT included.  Exchanges
+ * A block is what lies between two ReadyForQuery with status I: for that long
+ * the connection belongs to one client, behind a pooler too.  Its bound is its
+ * shortest ceiling; a block without a ceiling has none.
+ *
+ * A chain is what a user waits for, sequential and blocking queries: one transaction block, BEGIN and COMMIT included.  Exchanges
  * outside of blocks make one as long as the client pauses between them no
  * longer than chain_longest_gap_us().  When a chain begins and ends is for
  * exchange.c to say; here is what is remembered of its beginning, and how it
@@ -37,6 +40,8 @@
 
 int64 chain_longest_gap_us = NO_CHAIN;
 
+int64 block_bound_us = NO_BOUND;
+
 /* the first request; 0 = not known, or lost with a clock that was set */
 static TimestampTz began_at;
 
@@ -47,6 +52,18 @@ static uint64 network_us_before;
 
 /* for how long the client was idle in it */
 static int64 idle_us;
+
+/*
+ * A block has ended: record its bound, if it has one.
+ */
+void
+block_end(void)
+{
+	if (block_bound_us == NO_BOUND)
+		return;
+	slot_record_bound(block_bound_us);
+	block_bound_us = NO_BOUND;
+}
 
 bool
 chain_is_open(void)

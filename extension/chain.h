@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * chain.h
- *		Runs of exchanges on the calling backend's connection.
+ *		Blocks and chains on the calling backend's connection.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +22,13 @@
 extern int64 chain_longest_gap_us;
 
 extern bool chain_is_open(void);
+
+/* the shortest ceiling of the block so far; NO_BOUND = it had none */
+extern int64 block_bound_us;
+
+#define NO_BOUND PG_INT64_MAX
+
+extern void block_end(void);
 extern void chain_open(TimestampTz request_at);
 extern void chain_end(void);
 extern void chain_leave_out(int64 idle);

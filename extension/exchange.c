@@ -176,11 +176,18 @@ putmessage_awaiting_request(char msgtype, const char *s, size_t len)
 	return result;
 }
 
+/* after status I the next request may be another client's */
+static inline Turnaround
+turnaround_after(bool outside)
+{
+	return outside ? OTHER : CEILING;
+}
+
 static void
 begin_waiting(TimestampTz now, bool outside)
 {
 	answer_at = now;
-	answer_kind = outside ? OTHER : CEILING;
+	answer_kind = turnaround_after(outside);
 	request_at = 0;
 	wrapper.putmessage = putmessage_awaiting_request;
 	since_end = 0;
@@ -362,6 +369,7 @@ open_connection(void)
 	}
 	connection_open = true;
 	was_outside = !IsTransactionBlock();
+	block_end();
 	chain_end();
 	upkeep_due_ns =
 		now.guard_ns + Min(FIRST_UPKEEP_NS, client_minute_left_ns());
@@ -377,11 +385,12 @@ is_usual(FlushKind kind, bool outside, Clocks now)
 {
 	int64 waited_us = request_at - answer_at;
 
+	/* a block goes on, or there is none */
 	return kind == FLUSH_READY && outside == was_outside &&
-		   clocks_agree(now) && request_at != 0 &&
-		   waited_us <= chain_longest_gap_us && waited_us <= idle_after_us &&
-		   !faster_than_path(waited_us) && !pipelines &&
-		   now.guard_ns < upkeep_due_ns;
+		   answer_kind == turnaround_after(outside) && clocks_agree(now) &&
+		   request_at != 0 && waited_us <= chain_longest_gap_us &&
+		   waited_us <= idle_after_us && !faster_than_path(waited_us) &&
+		   !pipelines && now.guard_ns < upkeep_due_ns;
 }
 
 /*
@@ -421,9 +430,14 @@ finish_exchange(FlushKind kind, bool outside, Clocks now, const bool usual)
 		waited_us = turnaround_sample(waited_us);
 
 	slot_record(waited_us, answer_kind, server_us, outside, now.wall);
+	if (answer_kind == CEILING && waited_us != NO_SAMPLE &&
+		waited_us < block_bound_us)
+		block_bound_us = waited_us;
 
 	if (!usual && kind == FLUSH_READY)
 	{
+		if (outside)
+			block_end();
 		if (outside && !was_outside)
 			chain_end();
 		was_outside = outside;
@@ -532,6 +546,7 @@ exchange_exit(int code, Datum arg)
 		turn_chain(false, request_at - answer_at);
 		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE, false, GetCurrentTimestamp());
 	}
+	block_end();
 	chain_end();
 	read_socket();
 	client_detach();

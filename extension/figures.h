@@ -27,7 +27,9 @@ typedef enum Counter
 	TRANSACTIONS,	   /* exchanges that ended with status I */
 	SERVER_US,		   /* time from a request's arrival to its answer */
 	CEILINGS_US,	   /* time from an answer to the next request: ceilings */
-	OTHERS_US,		   /* the same of other turnarounds */
+	OTHERS,			   /* other turnarounds */
+	OTHERS_US,		   /* their times */
+	BOUNDS_US,		   /* the shortest ceilings of blocks */
 	OPEN_WAIT_US,	   /* waits for a client that keeps a transaction open and
 						* that are no ceilings: it was idle, or pipelines */
 	NETWORK_US,		   /* exchanges times the floor of that time */
@@ -51,15 +53,15 @@ typedef enum Turnaround
 } Turnaround;
 
 /*
- * Where the cells of each histogram begin.  For memory's sake two are no finer
- * than need be: turnarounds that are no ceilings are counted coarsely; and of
- * the lengths of chains, which are whole numbers on the same scale, up to 20
- * each has a cell of its own, and the last cell holds all from 280 on.
+ * Where the cells of each histogram begin.  For memory's sake turnarounds that
+ * are no ceilings have none, as they say nothing; and of the lengths of chains,
+ * which are whole numbers on the same scale, up to 20 each has a cell of its
+ * own, and the last cell holds all from 280 on.
  */
 #define CHAIN_LENGTH_CELLS 60
 #define CEILINGS_AT 0
-#define OTHERS_AT (CEILINGS_AT + HISTOGRAM_CELLS)
-#define SERVER_AT (OTHERS_AT + COARSE_HISTOGRAM_CELLS)
+#define BOUNDS_AT (CEILINGS_AT + HISTOGRAM_CELLS)
+#define SERVER_AT (BOUNDS_AT + HISTOGRAM_CELLS)
 #define CHAIN_DURATIONS_AT (SERVER_AT + HISTOGRAM_CELLS)
 #define CHAIN_LENGTHS_AT (CHAIN_DURATIONS_AT + HISTOGRAM_CELLS)
 #define N_CELLS (CHAIN_LENGTHS_AT + CHAIN_LENGTH_CELLS)

@@ -109,17 +109,120 @@ cell_at(const uint64 *counts, double fraction, uint64 *before, double *rank)
 	return cell;
 }
 
+/* up to 19 us a cell is one exact value; the last has no end */
+static double
+cell_width(int cell)
+{
+	if (cell < 20 || cell == OVERFLOW_CELL)
+		return 0;
+	return (double) (histogram_cell_start(cell + 1) -
+					 histogram_cell_start(cell));
+}
+
+static double
+cell_middle(int cell)
+{
+	return (double) histogram_cell_start(cell) + cell_width(cell) / 2;
+}
+
+/*
+ * What lies in the cells from first to last adds up to about that.
+ */
+int64
+histogram_middle_sum(const uint64 *counts, int first, int last)
+{
+	double sum = 0;
+
+	for (int i = first; i <= last; i++)
+		if (counts[i] != 0)
+			sum += (double) counts[i] * cell_middle(i);
+	return (int64) rint(sum);
+}
+
+/*
+ * Where the sum of all says in which place of their cells most values lie.
+ */
+typedef struct Dominant
+{
+	int cell;	  /* it and the next, or -1 */
+	double place; /* of what lies in the first of the two */
+	double next;  /* and in the second */
+} Dominant;
+
+/*
+ * How far a sum can be off, if every value is taken as its cell's middle, is
+ * the counts times the widths.  If nearly all of that comes from one cell or
+ * from two neighbours, the sum tells where in there the values lie, as they do
+ * of a steady path: all in one place, or on both sides of the bound between
+ * the two.
+ */
+static Dominant
+dominant_cells(const uint64 *counts, int64 sum_us)
+{
+	Dominant dominant = { -1, 0, 0 };
+	double total = 0;
+	double most = 0;
+	double before = 0;
+	double here;
+	double there;
+	double mean;
+	double bound;
+
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+	{
+		double doubt = counts[i] == 0 ? 0 : (double) counts[i] * cell_width(i);
+
+		total += doubt;
+		if (before + doubt > most)
+		{
+			most = before + doubt;
+			dominant.cell = before > 0 ? i - 1 : i;
+		}
+		before = doubt;
+	}
+	if (dominant.cell < 0 || most < 0.9 * total)
+	{
+		dominant.cell = -1;
+		return dominant;
+	}
+
+	here = (double) counts[dominant.cell];
+	there = (double) counts[dominant.cell + 1];
+	bound = (double) histogram_cell_start(dominant.cell + 1);
+	mean = ((double) sum_us -
+			(double) histogram_middle_sum(counts, 0, dominant.cell - 1) -
+			(double) histogram_middle_sum(counts, dominant.cell + 2,
+										  OVERFLOW_CELL)) /
+		   (here + there);
+
+	/* a value of each side cannot cross the bound */
+	if (there == 0)
+		dominant.place = mean;
+	else if (mean < bound)
+	{
+		dominant.place = bound - (bound - mean) * (here + there) / here;
+		dominant.next = bound;
+	}
+	else
+	{
+		dominant.place = bound;
+		dominant.next = bound + (mean - bound) * (here + there) / there;
+	}
+	return dominant;
+}
+
 /*
  * The latency, in microseconds, below or at which "fraction" of the counted
- * ones lie; -1 if none was counted.
+ * ones lie; -1 if none was counted.  The sum of all, where it is known, makes
+ * it sharper than a cell is wide: see above.
  *
- * Within a cell values are taken as evenly spread, and each as the middle of
- * its share: so a percentile never touches the far boundary of its cell, and
- * one whose values all lie below a limit on a boundary is below it too.  The
- * overflow cell answers with its start.
+ * Else values are taken as evenly spread within a cell, and each as the middle
+ * of its share.  Either way a percentile never touches the far boundary of its
+ * cell, so one whose values all lie below a limit on a boundary is below it
+ * too.  The overflow cell answers with its start.
  */
 double
-histogram_percentile(const uint64 *counts, double fraction)
+histogram_percentile(const uint64 *counts, double fraction, int64 sum_us)
 {
 	uint64 before;
 	double rank;
@@ -130,11 +233,18 @@ histogram_percentile(const uint64 *counts, double fraction)
 	if (cell < 0)
 		return -1;
 	start = (double) histogram_cell_start(cell);
-
-	/* up to 19 us a cell is one exact value */
-	if (cell < 20 || cell == OVERFLOW_CELL)
+	width = cell_width(cell);
+	if (width == 0)
 		return start;
-	width = (double) histogram_cell_start(cell + 1) - start;
+	if (sum_us != NO_SUM)
+	{
+		Dominant dominant = dominant_cells(counts, sum_us);
+		double place = cell == dominant.cell ? dominant.place : dominant.next;
+
+		if (dominant.cell >= 0 &&
+			(cell == dominant.cell || cell == dominant.cell + 1))
+			return Min(Max(place, start), start + width - 1);
+	}
 	return start +
 		   width * (rank - (double) before - 0.5) / (double) counts[cell];
 }

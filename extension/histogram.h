@@ -27,9 +27,6 @@
 
 #define HISTOGRAM_CELLS 256
 
-/* of a coarse histogram, each of whose cells holds two neighbours */
-#define COARSE_HISTOGRAM_CELLS (HISTOGRAM_CELLS / 2)
-
 /*
  * The scale is piecewise linear; its pieces ("segments") start at 1, 2 and 5
  * times each power of ten, at the tenth of their steps.  The cell of a value
@@ -48,8 +45,13 @@ typedef struct HistogramSegment
 extern const HistogramSegment histogram_segments[];
 extern const uint8 histogram_segment_of_bit[64];
 
+/* the sum of what was counted is not known */
+#define NO_SUM INT64CONST(-1)
+
 extern int64 histogram_cell_start(int cell);
-extern double histogram_percentile(const uint64 *counts, double fraction);
+extern double histogram_percentile(const uint64 *counts, double fraction,
+								   int64 sum_us);
+extern int64 histogram_middle_sum(const uint64 *counts, int first, int last);
 extern int64 histogram_percentile_whole(const uint64 *counts, double fraction);
 
 /*

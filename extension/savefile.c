@@ -37,7 +37,7 @@
 #define SAVE_FILE_TEMPORARY SAVE_FILE ".tmp"
 
 #define SAVE_MAGIC 0x6b6c6174
-#define SAVE_VERSION 3
+#define SAVE_VERSION 4
 
 typedef struct SaveHeader
 {

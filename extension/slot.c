@@ -101,6 +101,18 @@ slot_record_open_wait(int64 us)
 }
 
 /*
+ * Record a block that has ended: its shortest ceiling.
+ */
+void
+slot_record_bound(int64 us)
+{
+	slot_begin_change(MySlot);
+	MySlot->figures.counters[BOUNDS_US] += us;
+	MySlot->figures.cells[BOUNDS_AT + histogram_cell(us)]++;
+	slot_end_change(MySlot);
+}
+
+/*
  * Record a chain that has ended.  One that could not be timed has a length,
  * and nothing else.
  */

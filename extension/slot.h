@@ -71,7 +71,7 @@ StaticAssertDecl(
 	offsetof(Slot, next) % PG_CACHE_LINE_SIZE == 0 &&
 		offsetof(Slot, next) >= offsetof(Slot, figures) + sizeof(Figures),
 	"a slot's links must not share a cache line with its figures");
-StaticAssertDecl(sizeof(Slot) <= 4096 && sizeof(Figures) == 3928,
+StaticAssertDecl(sizeof(Slot) <= 4736 && sizeof(Figures) == 4456,
 				 "a slot has grown: see Memory in docs/reference.md");
 
 /* the calling backend's; NULL before its first ReadyForQuery */
@@ -83,6 +83,7 @@ extern void slot_set_floor(uint32 floor_us);
 extern void slot_set_retransmits(uint32 retransmits);
 extern void slot_begin_minute(uint32 minute);
 extern void slot_record_open_wait(int64 us);
+extern void slot_record_bound(int64 us);
 extern void slot_record_chain(uint64 length, int64 us, uint64 server_us,
 							  uint64 network_us);
 extern void slot_read(const Slot *slot, Slot *copy);
@@ -131,12 +132,10 @@ slot_record(int64 turnaround_us, Turnaround kind, int64 server_us,
 
 	if (likely(turnaround_us >= 0))
 	{
-		uint64 cell = histogram_cell(turnaround_us);
-
 		if (kind == CEILING)
 		{
 			slot->figures.counters[CEILINGS_US] += turnaround_us;
-			slot->figures.cells[CEILINGS_AT + cell]++;
+			slot->figures.cells[CEILINGS_AT + histogram_cell(turnaround_us)]++;
 			if (unlikely(turnaround_us < slot->pending_min_us))
 			{
 				slot->pending_min_us = (uint32) turnaround_us;
@@ -146,8 +145,8 @@ slot_record(int64 turnaround_us, Turnaround kind, int64 server_us,
 		}
 		else
 		{
+			slot->figures.counters[OTHERS]++;
 			slot->figures.counters[OTHERS_US] += turnaround_us;
-			slot->figures.cells[OTHERS_AT + cell / 2]++;
 		}
 	}
 	if (likely(server_us >= 0))

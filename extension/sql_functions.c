@@ -139,9 +139,9 @@ span_argument(const Interval *since)
 }
 
 static void
-add_histogram(Row *row, bytea *histogram)
+add_histogram(Row *row, const uint64 *counts, int n_cells, int64 sum_us)
 {
-	add_value(row, PointerGetDatum(histogram));
+	add_value(row, PointerGetDatum(histogram_out(counts, n_cells, sum_us)));
 }
 
 /* a client's histograms, or as many NULLs */
@@ -149,6 +149,7 @@ static void
 add_histograms(Row *row, const ClientReading *reading, bool wanted)
 {
 	const uint64 *cells = reading->figures.cells;
+	const uint64 *counters = reading->figures.counters;
 
 	if (!wanted)
 	{
@@ -156,17 +157,17 @@ add_histograms(Row *row, const ClientReading *reading, bool wanted)
 			add_null(row);
 		return;
 	}
-	add_histogram(row,
-				  histogram_out(reading->figures.floors, HISTOGRAM_CELLS));
-	add_histogram(row, histogram_out(cells + CEILINGS_AT, HISTOGRAM_CELLS));
-	add_histogram(row, coarse_histogram_out(cells + OTHERS_AT));
-	add_histogram(row, histogram_out(cells + SERVER_AT, HISTOGRAM_CELLS));
-	add_histogram(
-		row, histogram_out(reading->ceilings_since_floor, HISTOGRAM_CELLS));
-	add_histogram(row,
-				  histogram_out(cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS));
-	add_histogram(row,
-				  histogram_out(cells + CHAIN_DURATIONS_AT, HISTOGRAM_CELLS));
+	add_histogram(row, reading->figures.floors, HISTOGRAM_CELLS, NO_SUM);
+	add_histogram(row, cells + CEILINGS_AT, HISTOGRAM_CELLS,
+				  counters[CEILINGS_US]);
+	add_histogram(row, cells + BOUNDS_AT, HISTOGRAM_CELLS,
+				  counters[BOUNDS_US]);
+	add_histogram(row, cells + SERVER_AT, HISTOGRAM_CELLS,
+				  counters[SERVER_US]);
+	add_histogram(row, reading->ceilings_since_floor, HISTOGRAM_CELLS, NO_SUM);
+	add_histogram(row, cells + CHAIN_LENGTHS_AT, CHAIN_LENGTH_CELLS, NO_SUM);
+	add_histogram(row, cells + CHAIN_DURATIONS_AT, HISTOGRAM_CELLS,
+				  counters[CHAIN_US]);
 }
 
 /*
@@ -202,6 +203,7 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_count(&row, figures->connections_made);
 		add_count(&row, figures->counters[ROUND_TRIPS]);
 		add_count(&row, figures->counters[TRANSACTIONS]);
+		add_count(&row, figures->counters[OTHERS]);
 		add_count(&row, figures->counters[RETRANSMITS]);
 		add_ms(&row, reading->floor_us, 0);
 		add_ms(&row, reading->newest_floor_us, 0);

@@ -25,18 +25,27 @@ PG_FUNCTION_INFO_V1(kasm_latency_percentile_ms);
 PG_FUNCTION_INFO_V1(kasm_latency_percentile_whole);
 PG_FUNCTION_INFO_V1(kasm_latency_count_from);
 PG_FUNCTION_INFO_V1(kasm_latency_count_below);
+PG_FUNCTION_INFO_V1(kasm_latency_part_from);
+PG_FUNCTION_INFO_V1(kasm_latency_sum_s);
 PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
 
 /*
- * A histogram's form outside: its cells that are not empty, each as its
- * number (a byte) and its count (eight, in the machine's order).
+ * A histogram's form outside: the sum of what it counts, in microseconds or
+ * NO_SUM (eight bytes, in the machine's order); then its cells that are not
+ * empty, each as its number (a byte) and its count (eight).
  */
+typedef struct Histogram
+{
+	int64 sum_us;
+	uint64 counts[HISTOGRAM_CELLS];
+} Histogram;
+
 #define FILLED_CELL_SIZE (1 + sizeof(uint64))
 
 bytea *
-histogram_out(const uint64 *counts, int n_cells)
+histogram_out(const uint64 *counts, int n_cells, int64 sum_us)
 {
-	Size size = VARHDRSZ;
+	Size size = VARHDRSZ + sizeof(int64);
 	bytea *result;
 	char *at;
 
@@ -46,6 +55,8 @@ histogram_out(const uint64 *counts, int n_cells)
 	result = palloc(size);
 	SET_VARSIZE(result, size);
 	at = VARDATA(result);
+	memcpy(at, &sum_us, sizeof(int64));
+	at += sizeof(int64);
 	for (int i = 0; i < n_cells; i++)
 	{
 		if (counts[i] == 0)
@@ -57,48 +68,38 @@ histogram_out(const uint64 *counts, int n_cells)
 	return result;
 }
 
-/*
- * The same of a coarse histogram, in the form of any other: as values are
- * taken to be spread in a cell, half of them lie in each of its two.
- */
-bytea *
-coarse_histogram_out(const uint64 *counts)
-{
-	uint64 fine[HISTOGRAM_CELLS];
-
-	for (int i = 0; i < COARSE_HISTOGRAM_CELLS; i++)
-	{
-		fine[2 * i] = (counts[i] + 1) / 2;
-		fine[2 * i + 1] = counts[i] / 2;
-	}
-	return histogram_out(fine, HISTOGRAM_CELLS);
-}
-
-/* counts += what a bytea made by histogram_out() holds */
+/* add what a bytea made by histogram_out() holds */
 static void
-histogram_add(uint64 *counts, const bytea *data)
+histogram_add(Histogram *histogram, const bytea *data)
 {
 	const char *at = VARDATA_ANY(data);
 	Size size = VARSIZE_ANY_EXHDR(data);
+	const char *end = at + size;
+	int64 sum_us;
 
-	if (size % FILLED_CELL_SIZE != 0)
+	if (size < sizeof(int64) || (size - sizeof(int64)) % FILLED_CELL_SIZE != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));
-	for (const char *end = at + size; at < end; at += FILLED_CELL_SIZE)
+	memcpy(&sum_us, at, sizeof(int64));
+	if (sum_us < 0 || histogram->sum_us == NO_SUM)
+		histogram->sum_us = NO_SUM;
+	else
+		histogram->sum_us = (int64) ((uint64) histogram->sum_us + sum_us);
+	for (at += sizeof(int64); at < end; at += FILLED_CELL_SIZE)
 	{
 		uint64 count;
 
 		memcpy(&count, at + 1, sizeof(uint64));
-		counts[(unsigned char) *at] += count;
+		histogram->counts[(unsigned char) *at] += count;
 	}
 }
 
-/* the argument's histogram, in an array that it is given */
+/* the argument's histogram */
 static void
-histogram_argument(FunctionCallInfo fcinfo, int number, uint64 *counts)
+histogram_argument(FunctionCallInfo fcinfo, int number, Histogram *histogram)
 {
-	memset(counts, 0, HISTOGRAM_CELLS * sizeof(uint64));
-	histogram_add(counts, PG_GETARG_BYTEA_PP(number));
+	memset(histogram, 0, sizeof(Histogram));
+	histogram_add(histogram, PG_GETARG_BYTEA_PP(number));
 }
 
 /*
@@ -108,27 +109,29 @@ Datum
 kasm_latency_merge_transition(PG_FUNCTION_ARGS)
 {
 	MemoryContext context;
-	uint64 *counts;
+	Histogram *histogram;
 
 	if (!AggCheckCallContext(fcinfo, &context))
 		elog(ERROR, "merge_transition called outside of an aggregate");
 	if (PG_ARGISNULL(0))
-		counts =
-			MemoryContextAllocZero(context, HISTOGRAM_CELLS * sizeof(uint64));
+		histogram = MemoryContextAllocZero(context, sizeof(Histogram));
 	else
-		counts = (uint64 *) PG_GETARG_POINTER(0);
+		histogram = (Histogram *) PG_GETARG_POINTER(0);
 	if (!PG_ARGISNULL(1))
-		histogram_add(counts, PG_GETARG_BYTEA_PP(1));
-	PG_RETURN_POINTER(counts);
+		histogram_add(histogram, PG_GETARG_BYTEA_PP(1));
+	PG_RETURN_POINTER(histogram);
 }
 
 Datum
 kasm_latency_merge_final(PG_FUNCTION_ARGS)
 {
+	const Histogram *histogram;
+
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
+	histogram = (const Histogram *) PG_GETARG_POINTER(0);
 	PG_RETURN_BYTEA_P(
-		histogram_out((uint64 *) PG_GETARG_POINTER(0), HISTOGRAM_CELLS));
+		histogram_out(histogram->counts, HISTOGRAM_CELLS, histogram->sum_us));
 }
 
 static double
@@ -148,11 +151,12 @@ fraction_argument(FunctionCallInfo fcinfo, int number)
 Datum
 kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
 {
-	uint64 counts[HISTOGRAM_CELLS];
+	Histogram histogram;
 	double us;
 
-	histogram_argument(fcinfo, 0, counts);
-	us = histogram_percentile(counts, fraction_argument(fcinfo, 1));
+	histogram_argument(fcinfo, 0, &histogram);
+	us = histogram_percentile(histogram.counts, fraction_argument(fcinfo, 1),
+							  histogram.sum_us);
 	if (us < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(rint(us) / 1000.0);
@@ -164,54 +168,102 @@ kasm_latency_percentile_ms(PG_FUNCTION_ARGS)
 Datum
 kasm_latency_percentile_whole(PG_FUNCTION_ARGS)
 {
-	uint64 counts[HISTOGRAM_CELLS];
+	Histogram histogram;
 	int64 number;
 
-	histogram_argument(fcinfo, 0, counts);
-	number = histogram_percentile_whole(counts, fraction_argument(fcinfo, 1));
+	histogram_argument(fcinfo, 0, &histogram);
+	number = histogram_percentile_whole(histogram.counts,
+										fraction_argument(fcinfo, 1));
 	if (number < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT32((int32) number);
 }
 
 /*
- * How many lie surely at or above that many milliseconds, or surely below:
- * of a cell that it cuts through nobody knows.
+ * The first cell whose values all lie at or above that many milliseconds; or,
+ * not above, the one past the last whose values all lie below.
  */
-static int64
-count_side(FunctionCallInfo fcinfo, bool above)
+static int
+cell_limit(double ms, bool above)
 {
-	uint64 counts[HISTOGRAM_CELLS];
-	double us = rint(PG_GETARG_FLOAT8(1) * 1000.0);
-	uint64 total = 0;
-	int cut; /* the cell that it lies in */
+	double us = rint(ms * 1000.0);
+	int cut = us <= 0 ? 0 : (int) histogram_cell((uint64) Min(us, 1e15));
 
-	histogram_argument(fcinfo, 0, counts);
-	cut = us <= 0 ? 0 : (int) histogram_cell((uint64) Min(us, 1e15));
-	if (above)
-	{
-		/* if it begins there, it lies above as a whole */
-		if ((double) histogram_cell_start(cut) < us)
-			cut++;
-		for (int i = cut; i < HISTOGRAM_CELLS; i++)
-			total += counts[i];
-	}
-	else
-		for (int i = 0; i < cut; i++)
-			total += counts[i];
+	/* if it begins there, it lies above as a whole */
+	if (above && (double) histogram_cell_start(cut) < us)
+		cut++;
+	return cut;
+}
+
+static int64
+count_cells(const uint64 *counts, int first, int end)
+{
+	uint64 total = 0;
+
+	for (int i = first; i < end; i++)
+		total += counts[i];
 	return (int64) total;
 }
 
+/*
+ * How many lie surely at or above that many milliseconds, or surely below: of
+ * a cell that it cuts through nobody knows.
+ */
 Datum
 kasm_latency_count_from(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(count_side(fcinfo, true));
+	Histogram histogram;
+
+	histogram_argument(fcinfo, 0, &histogram);
+	PG_RETURN_INT64(count_cells(histogram.counts,
+								cell_limit(PG_GETARG_FLOAT8(1), true),
+								HISTOGRAM_CELLS));
 }
 
 Datum
 kasm_latency_count_below(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(count_side(fcinfo, false));
+	Histogram histogram;
+
+	histogram_argument(fcinfo, 0, &histogram);
+	PG_RETURN_INT64(count_cells(histogram.counts, 0,
+								cell_limit(PG_GETARG_FLOAT8(1), false)));
+}
+
+/*
+ * The part of a histogram that lies surely at or above that many
+ * milliseconds.  Its sum is what the others, taken as in the middles of their
+ * cells, leave of the whole.
+ */
+Datum
+kasm_latency_part_from(PG_FUNCTION_ARGS)
+{
+	Histogram histogram;
+	int first = cell_limit(PG_GETARG_FLOAT8(1), true);
+
+	histogram_argument(fcinfo, 0, &histogram);
+	if (histogram.sum_us != NO_SUM)
+		histogram.sum_us =
+			Max(histogram.sum_us -
+					histogram_middle_sum(histogram.counts, 0, first - 1),
+				0);
+	memset(histogram.counts, 0, first * sizeof(uint64));
+	PG_RETURN_BYTEA_P(
+		histogram_out(histogram.counts, HISTOGRAM_CELLS, histogram.sum_us));
+}
+
+/*
+ * The sum of what a histogram counts, in seconds; NULL where it is not known.
+ */
+Datum
+kasm_latency_sum_s(PG_FUNCTION_ARGS)
+{
+	Histogram histogram;
+
+	histogram_argument(fcinfo, 0, &histogram);
+	if (histogram.sum_us == NO_SUM)
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8((double) histogram.sum_us / 1e6);
 }
 
 /*
@@ -221,13 +273,14 @@ kasm_latency_count_below(PG_FUNCTION_ARGS)
 Datum
 kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
 {
-	uint64 counts[HISTOGRAM_CELLS];
+	Histogram histogram;
+	const uint64 *counts = histogram.counts;
 	int first = 0;
 	int last = HISTOGRAM_CELLS - 1;
 	Row row = { .n = 0 };
 
 	compat_init_materialized_srf(fcinfo);
-	histogram_argument(fcinfo, 0, counts);
+	histogram_argument(fcinfo, 0, &histogram);
 	while (first <= last && counts[first] == 0)
 		first++;
 	while (last >= first && counts[last] == 0)

@@ -13,8 +13,7 @@
 /* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
-extern bytea *histogram_out(const uint64 *counts, int n_cells);
-extern bytea *coarse_histogram_out(const uint64 *counts);
+extern bytea *histogram_out(const uint64 *counts, int n_cells, int64 sum_us);
 
 #pragma GCC visibility pop
 
