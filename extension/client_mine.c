@@ -82,40 +82,59 @@ note_connection(int index, const Slot *slot)
 {
 	ClientIdentity *identity = &client_entries[index].identity;
 
+	client_note_seen(identity, slot);
 	if (index != OVERFLOW_ENTRY)
+	{
 		client_note_floor(identity, slot);
-	if (identity->last_seen < slot->last_seen)
-		identity->last_seen = slot->last_seen;
+		set_hostname(identity, MyProcPort->remote_hostname);
+	}
+}
+
+/*
+ * Link a slot to the entry of its client.  Caller holds the table lock.
+ */
+static void
+link_to(int index, Slot *slot, int number, bool connects)
+{
+	LWLockAcquire(client_lock(index), LW_EXCLUSIVE);
+	client_link_slot(index, number);
+	if (connects)
+		history_count_connect(&client_histories[index], slot->minute);
+	note_connection(index, slot);
+	LWLockRelease(client_lock(index));
 }
 
 /*
  * Link a slot to the entry of its client, which is made where it is not known
- * yet.
+ * yet; or to the overflow, where there is no room.
  */
 static void
-link_to_client(Slot *slot, int number, const ClientKey *key, TimestampTz now)
+link_to_client(Slot *slot, int number, TimestampTz now)
 {
-	uint32 hash = client_hash(key);
+	ClientKey key;
+	uint32 hash;
 	int index;
 
 	/* nearly always the entry is there, and connects need not wait in line */
+	my_key(&key);
+	hash = client_hash(&key);
 	LWLockAcquire(client_table_lock(), LW_SHARED);
-	index = client_find(key, hash);
+	index = client_find(&key, hash);
 	if (index == NO_ENTRY)
 	{
 		LWLockRelease(client_table_lock());
 		LWLockAcquire(client_table_lock(), LW_EXCLUSIVE);
-		index = client_find_or_make(key, hash, now);
+		index = client_find(&key, hash);
+		if (index == NO_ENTRY)
+			index = client_make(&key, hash, now);
 	}
-
-	LWLockAcquire(client_lock(index), LW_EXCLUSIVE);
-	client_link_slot(index, number);
-	history_count_connect(&client_histories[index], slot->minute);
-	note_connection(index, slot);
-	if (index != OVERFLOW_ENTRY)
-		set_hostname(&client_entries[index].identity,
-					 MyProcPort->remote_hostname);
-	LWLockRelease(client_lock(index));
+	if (index == NO_ENTRY)
+	{
+		index = OVERFLOW_ENTRY;
+		client_entries[index].used = true;
+		client_table->overflowed++;
+	}
+	link_to(index, slot, number, true);
 	LWLockRelease(client_table_lock());
 }
 
@@ -128,7 +147,6 @@ client_attach(TimestampTz now, const SocketRtt *rtt)
 {
 	int number = compat_my_proc_number();
 	int64 minutes_us = minutes_now_us();
-	ClientKey key;
 	Slot *slot;
 	Baseline *baseline;
 
@@ -141,17 +159,38 @@ client_attach(TimestampTz now, const SocketRtt *rtt)
 	slot->floor_us = rtt->min_rtt_us;
 	slot->figures.counters[RETRANSMITS] = rtt->total_retrans;
 	slot->minute = minute_at(minutes_us);
+	slot->newest_minute = slot->minute;
 	slot->last_seen = now;
 	slot->pid = MyProcPid;
 	slot->connected_us = minutes_us;
 	slot->connected_minute = slot->minute;
 	slot->connected_at = MyStartTimestamp;
 
-	my_key(&key);
-	link_to_client(slot, number, &key, now);
+	link_to_client(slot, number, now);
 	MySlot = slot;
 	MyBaseline = baseline;
 	return true;
+}
+
+/*
+ * What the slot held when a minute ended that could not be folded, as somebody
+ * had the lock.  What has come since belongs to the slot's newest minute.
+ */
+static Figures at_minute_end;
+static uint32 at_minute_end_epoch;
+static bool minute_end_kept = false;
+
+/*
+ * Add what the slot gained between two moments to a minute of its client.
+ */
+static void
+fold_minute(uint32 minute, const Figures *now)
+{
+	history_add(&client_histories[MySlot->client], minute, now,
+				&MyBaseline->figures,
+				MySlot->epoch == MyBaseline->epoch ? MySlot->pending_min_us
+												   : NO_MINIMUM);
+	memcpy(&MyBaseline->figures, now, sizeof(Figures));
 }
 
 /*
@@ -161,39 +200,91 @@ client_attach(TimestampTz now, const SocketRtt *rtt)
 static void
 fold(void)
 {
-	int index = MySlot->client;
-
-	history_add(&client_histories[index], MySlot->minute, &MySlot->figures,
-				&MyBaseline->figures,
-				MySlot->epoch == MyBaseline->epoch ? MySlot->pending_min_us
-												   : NO_MINIMUM);
-	memcpy(&MyBaseline->figures, &MySlot->figures, sizeof(Figures));
-	note_connection(index, MySlot);
+	/* a reset has moved the baseline beyond what was kept */
+	if (minute_end_kept && at_minute_end_epoch == MyBaseline->epoch)
+		fold_minute(MySlot->minute, &at_minute_end);
+	minute_end_kept = false;
+	fold_minute(MySlot->newest_minute, &MySlot->figures);
+	note_connection(MySlot->client, MySlot);
 }
 
 /*
- * How long the minute still lasts to which the slot's gain belongs.
+ * How long the minute still lasts to which the next exchange belongs.
  */
 int64
 client_minute_left_ns(void)
 {
-	return minute_left_ns(MySlot->minute);
+	return minute_left_ns(MySlot->newest_minute);
+}
+
+/*
+ * Is a minute over that was not folded?
+ */
+bool
+client_fold_is_due(void)
+{
+	return minute_end_kept || client_minute_left_ns() <= 0;
+}
+
+/*
+ * Leave the overflow for an entry of its own, if there is room by now: or in a
+ * minute, if anybody holds the table's lock.  The connect was counted where it
+ * was made.
+ */
+static void
+leave_overflow(void)
+{
+	int number = compat_my_proc_number();
+	LWLock *overflow_lock = client_lock(OVERFLOW_ENTRY);
+	ClientKey key;
+	uint32 hash;
+	int index;
+
+	if (!LWLockConditionalAcquire(client_table_lock(), LW_EXCLUSIVE))
+		return;
+	my_key(&key);
+	hash = client_hash(&key);
+	index = client_find(&key, hash);
+	if (index == NO_ENTRY)
+		index = client_make(&key, hash, MySlot->connected_at);
+	if (index != NO_ENTRY)
+	{
+		LWLockAcquire(overflow_lock, LW_EXCLUSIVE);
+		client_unlink_slot(OVERFLOW_ENTRY, number);
+		LWLockRelease(overflow_lock);
+		link_to(index, MySlot, number, false);
+	}
+	LWLockRelease(client_table_lock());
 }
 
 /*
  * The minute is over: fold, unless somebody holds the lock; then false, and
- * the caller tries again at its next exchange.
+ * the caller tries again at its next exchange.  Whatever comes belongs to the
+ * minute that begins.
  */
 bool
 client_fold_if_free(void)
 {
 	LWLock *lock = client_lock(MySlot->client);
+	uint32 minute = minutes_now();
 
 	if (!LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
+	{
+		if (!minute_end_kept)
+		{
+			minute_end_kept = true;
+			memcpy(&at_minute_end, &MySlot->figures, sizeof(Figures));
+			at_minute_end_epoch = MyBaseline->epoch;
+		}
+		slot_note_minute(minute);
 		return false;
+	}
 	fold();
-	slot_begin_minute(minutes_now());
+	slot_begin_minute(minute);
 	LWLockRelease(lock);
+
+	if (MySlot->client == OVERFLOW_ENTRY)
+		leave_overflow();
 	return true;
 }
 
@@ -217,6 +308,13 @@ client_detach(void)
 	LWLockRelease(lock);
 }
 
+/* the line of that minute holds for an hour */
+static inline bool
+said_within_hour(uint32 logged, uint32 minute)
+{
+	return logged != 0 && minute - logged < MINS_PER_HOUR;
+}
+
 /*
  * Take it upon the calling backend to log that its client is far: true for
  * the first of an address in an hour, whatever its database and role.  A
@@ -224,27 +322,38 @@ client_detach(void)
  * that it was.
  */
 static bool
-claim_far_line(TimestampTz now)
+claim_far_line(void)
 {
-	uint32 hour = (uint32) (now / USECS_PER_HOUR);
+	uint32 minute = MySlot->connected_minute;
 	ClientIdentity *mine = &client_entries[MySlot->client].identity;
-	bool logged;
+	uint32 logged;
 
 	if (MySlot->client == OVERFLOW_ENTRY)
 		return false;
 
+	/* nearly always it is this client itself that was logged */
+	LWLockAcquire(client_table_lock(), LW_SHARED);
+	logged = mine->far_logged_minute;
+	LWLockRelease(client_table_lock());
+	if (said_within_hour(logged, minute))
+		return false;
+
 	LWLockAcquire(client_table_lock(), LW_EXCLUSIVE);
-	logged = mine->far_logged_hour == hour;
-	for (int i = 0; i < client_table->max_clients && !logged; i++)
+	logged = mine->far_logged_minute;
+	for (int i = 0;
+		 i < client_table->max_clients && !said_within_hour(logged, minute);
+		 i++)
 	{
 		const ClientEntry *entry = &client_entries[i];
 
-		logged = entry->used && entry->identity.far_logged_hour == hour &&
-				 client_same_address(&entry->identity.key, &mine->key);
+		if (entry->used &&
+			client_same_address(&entry->identity.key, &mine->key))
+			logged = entry->identity.far_logged_minute;
 	}
-	mine->far_logged_hour = hour;
+	mine->far_logged_minute =
+		said_within_hour(logged, minute) ? logged : minute;
 	LWLockRelease(client_table_lock());
-	return !logged;
+	return !said_within_hour(logged, minute);
 }
 
 /*
@@ -275,13 +384,13 @@ describe_client(char *text, Size size)
  * Called when the first ReadyForQuery is in the send buffer.
  */
 void
-client_log_if_far(TimestampTz now)
+client_log_if_far(void)
 {
 	double ms = MySlot->floor_us / 1000.0;
 	char client[512];
 
 	if (!kasm_latency_log_far_clients || MySlot->floor_us == 0 ||
-		ms < kasm_latency_server_rtt_limit || !claim_far_line(now))
+		ms < kasm_latency_server_rtt_limit || !claim_far_line())
 		return;
 	describe_client(client, sizeof(client));
 

@@ -34,7 +34,7 @@ read_slot(Reader *reader, int number)
 	Slot slot;
 
 	slot_read(client_slot(number), &slot);
-	if (slot.minute >= reader->span.first_minute)
+	if (slot.newest_minute >= reader->span.first_minute)
 	{
 		figures_add_difference(&reading->figures, &slot.figures,
 							   &baseline->figures);
@@ -42,7 +42,7 @@ read_slot(Reader *reader, int number)
 			reading->turnaround_min_us =
 				Min(reading->turnaround_min_us, slot.pending_min_us);
 	}
-	if (slot.minute >= reader->first_since)
+	if (slot.newest_minute >= reader->first_since)
 		for (int c = 0; c < HISTOGRAM_CELLS; c++)
 			reading->ceilings_since_floor[c] +=
 				(uint32) (slot.figures.cells[CEILINGS_AT + c] -
@@ -53,8 +53,7 @@ read_slot(Reader *reader, int number)
 		reading->figures.floors[histogram_cell(slot.floor_us)]++;
 	if (!reading->overflow)
 		client_note_floor(&reader->identity, &slot);
-	if (reader->identity.last_seen < slot.last_seen)
-		reader->identity.last_seen = slot.last_seen;
+	client_note_seen(&reader->identity, &slot);
 }
 
 /*

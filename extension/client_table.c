@@ -11,15 +11,19 @@
  * When all entries are taken, the one unseen for longest, of those without
  * a live connection, makes room: its totals are added to an entry of their
  * own (the last one, "overflow"), which sums include.  Where every entry has
- * live connections the newcomer is accounted in that entry too.
+ * live connections the newcomer is accounted in that entry too, until there
+ * is room at the end of one of its minutes.
  *
  * Locking.  The table lock guards which key has which entry: the hash
- * chains, "used", and far_logged_hour.  Each entry has a lock of its own,
+ * chains, "used", and far_logged_minute.  Each entry has a lock of its own,
  * which guards everything else in it, its history, its list of slots, and
- * these slots' links and baselines.  Who takes both takes the table lock
- * first.  A key is changed under both, so either suffices to read one; an
- * entry gets live slots under both too (the table's shared), so under the
- * table's, exclusively, one without any has none until it is released.
+ * these slots' links and baselines.  The room lock guards the list of entries
+ * that can make room: all without live connections, but the overflow.  They
+ * are taken in this order: the table's, an entry's, the overflow's, the
+ * room's.  A key is changed under the table's and the entry's, so either
+ * suffices to read one; an entry gets live slots under both too (the table's
+ * shared), so under the table's, exclusively, one without any has none until
+ * it is released.
  *
  * Readers (client_read.c) take one entry's lock at a time, shared and never
  * the table's, and copy out before they do anything that could fail.  An
@@ -49,7 +53,11 @@ History *client_histories;
 static int *buckets;
 static char *slots;			/* n_slots of SLOT_SIZE */
 static char *baselines;		/* n_slots of BASELINE_SIZE */
-static LWLockPadded *locks; /* the table's, then the entries' */
+static LWLockPadded *locks; /* the table's, the room's, then the entries' */
+
+#define ROOM_LOCK (&locks[1].lock)
+#define N_TABLE_LOCKS 2
+
 
 /* ----------
  * Layout
@@ -104,7 +112,7 @@ client_table_size(void)
 int
 client_table_lock_count(void)
 {
-	return 1 + kasm_latency_max_clients + 1;
+	return N_TABLE_LOCKS + kasm_latency_max_clients + 1;
 }
 
 /*
@@ -147,12 +155,20 @@ client_table_clear(void)
 	memset(client_entries, 0, sizeof(ClientEntry) * n_entries);
 	memset(client_histories, 0, sizeof(History) * n_entries);
 	for (int i = 0; i < n_entries; i++)
+	{
 		client_entries[i].first_slot = NO_SLOT;
+		client_entries[i].room_next = i + 1;
+		client_entries[i].room_previous = i - 1;
+	}
+	client_table->room_first = 0;
+	client_table->room_last = client_table->max_clients - 1;
+	client_entries[client_table->room_last].room_next = NO_ENTRY;
 	client_entries[OVERFLOW_ENTRY].identity.stats_since = now;
 	client_table->n_used = 0;
 	client_table->overflowed = 0;
 	client_table->stats_reset = now;
 	client_table->saved_at = 0;
+	client_table->save_file_there = false;
 }
 
 LWLock *
@@ -164,7 +180,7 @@ client_table_lock(void)
 LWLock *
 client_lock(int index)
 {
-	return &locks[1 + index].lock;
+	return &locks[N_TABLE_LOCKS + index].lock;
 }
 
 Slot *
@@ -260,27 +276,75 @@ client_unlink(int index)
 	client_table->n_used--;
 }
 
+/* ----------
+ * Room
+ * ----------
+ */
+
+static void
+room_remove(int index)
+{
+	const ClientEntry *entry = &client_entries[index];
+
+	if (entry->room_previous != NO_ENTRY)
+		client_entries[entry->room_previous].room_next = entry->room_next;
+	else
+		client_table->room_first = entry->room_next;
+	if (entry->room_next != NO_ENTRY)
+		client_entries[entry->room_next].room_previous = entry->room_previous;
+	else
+		client_table->room_last = entry->room_previous;
+}
+
+/* put an entry behind another, or with NO_ENTRY to the front */
+static void
+room_insert(int index, int behind)
+{
+	ClientEntry *entry = &client_entries[index];
+	int *front = behind == NO_ENTRY ? &client_table->room_first
+									: &client_entries[behind].room_next;
+
+	entry->room_previous = behind;
+	entry->room_next = *front;
+	*front = index;
+	if (entry->room_next != NO_ENTRY)
+		client_entries[entry->room_next].room_previous = index;
+	else
+		client_table->room_last = index;
+}
+
+/*
+ * The entries that can make room, one after the other: the first to do so for
+ * NO_ENTRY.  Only while no other process uses the table.
+ */
+int
+client_next_to_make_room(int index)
+{
+	return index == NO_ENTRY ? client_table->room_first
+							 : client_entries[index].room_next;
+}
+
 /*
  * Find a place for a new client: a free entry, or the one unseen for longest
- * of those that have no live connection, or none.  Caller holds the table
- * lock exclusively.
+ * of those that have no live connection, or none.  It is the last to make
+ * room from now on.  Caller holds the table lock exclusively, or is alone.
  */
 int
 client_find_room(void)
 {
-	int oldest = NO_ENTRY;
+	int index;
 
-	for (int i = 0; i < client_table->max_clients; i++)
+	if (IsUnderPostmaster)
+		LWLockAcquire(ROOM_LOCK, LW_EXCLUSIVE);
+	index = client_table->room_first;
+	if (index != NO_ENTRY)
 	{
-		if (!client_entries[i].used)
-			return i;
-		if (client_entries[i].live == 0 &&
-			(oldest == NO_ENTRY ||
-			 client_entries[i].identity.last_seen <
-				 client_entries[oldest].identity.last_seen))
-			oldest = i;
+		room_remove(index);
+		room_insert(index, client_table->room_last);
 	}
-	return oldest;
+	if (IsUnderPostmaster)
+		LWLockRelease(ROOM_LOCK);
+	return index;
 }
 
 /* make an entry free; caller holds the table lock exclusively */
@@ -299,25 +363,17 @@ evict(int index)
 }
 
 /*
- * The entry for a key, made if need be.  Caller holds the table lock
- * exclusively.
+ * Make an entry for a key that has none; NO_ENTRY where there is no room.
+ * Caller holds the table lock exclusively.
  */
 int
-client_find_or_make(const ClientKey *key, uint32 hash, TimestampTz now)
+client_make(const ClientKey *key, uint32 hash, TimestampTz now)
 {
-	int index = client_find(key, hash);
+	int index = client_find_room();
 	ClientEntry *entry;
 
-	if (index != NO_ENTRY)
-		return index;
-
-	index = client_find_room();
 	if (index == NO_ENTRY)
-	{
-		client_entries[OVERFLOW_ENTRY].used = true;
-		client_table->overflowed++;
-		return OVERFLOW_ENTRY;
-	}
+		return NO_ENTRY;
 	if (client_entries[index].used)
 		evict(index);
 
@@ -329,13 +385,17 @@ client_find_or_make(const ClientKey *key, uint32 hash, TimestampTz now)
 	entry->identity.last_seen = now;
 	entry->identity.stats_since = now;
 	entry->hash = hash;
-	entry->live = 0;
-	entry->first_slot = NO_SLOT;
 	history_clear(&client_histories[index]);
 	client_link(index);
 	LWLockRelease(client_lock(index));
 	return index;
 }
+
+
+/* ----------
+ * Connections of an entry
+ * ----------
+ */
 
 /* caller holds the entry's lock exclusively, and the table's */
 void
@@ -350,7 +410,12 @@ client_link_slot(int index, int number)
 	if (slot->next != NO_SLOT)
 		client_slot(slot->next)->previous = number;
 	entry->first_slot = number;
-	entry->live++;
+	if (entry->live++ == 0 && index != OVERFLOW_ENTRY)
+	{
+		LWLockAcquire(ROOM_LOCK, LW_EXCLUSIVE);
+		room_remove(index);
+		LWLockRelease(ROOM_LOCK);
+	}
 }
 
 /* caller holds the entry's lock exclusively */
@@ -366,7 +431,28 @@ client_unlink_slot(int index, int number)
 		entry->first_slot = slot->next;
 	if (slot->next != NO_SLOT)
 		client_slot(slot->next)->previous = slot->previous;
-	entry->live--;
+	if (--entry->live == 0 && index != OVERFLOW_ENTRY)
+	{
+		LWLockAcquire(ROOM_LOCK, LW_EXCLUSIVE);
+		room_insert(index, client_table->room_last);
+		LWLockRelease(ROOM_LOCK);
+	}
+}
+
+/*
+ * Take a connection's last exchange into its client's.  Which is the later is
+ * told by the minutes' clock: a wall clock that was in the future for a while
+ * must not make a client seen for ever.
+ */
+void
+client_note_seen(ClientIdentity *identity, const Slot *slot)
+{
+	if (slot->newest_minute < identity->last_seen_minute ||
+		(slot->newest_minute == identity->last_seen_minute &&
+		 slot->last_seen < identity->last_seen))
+		return;
+	identity->last_seen = slot->last_seen;
+	identity->last_seen_minute = slot->newest_minute;
 }
 
 /*
@@ -400,6 +486,16 @@ client_note_floor(ClientIdentity *identity, const Slot *slot)
 }
 
 
+void
+client_forget_floor(ClientIdentity *identity)
+{
+	identity->floor_us = 0;
+	identity->floor_minute = 0;
+	identity->newest_floor_us = 0;
+	identity->newest_connected_us = 0;
+}
+
+
 /* ----------
  * Reset
  * ----------
@@ -416,11 +512,10 @@ reset_entry(int index, TimestampTz now)
 
 	history_clear(&client_histories[index]);
 	entry->identity.first_seen = now;
+	entry->identity.last_seen = now;
+	entry->identity.last_seen_minute = 0;
 	entry->identity.stats_since = now;
-	entry->identity.floor_us = 0;
-	entry->identity.floor_minute = 0;
-	entry->identity.newest_floor_us = 0;
-	entry->identity.newest_connected_us = 0;
+	client_forget_floor(&entry->identity);
 
 	for (int i = entry->first_slot; i != NO_SLOT; i = client_slot(i)->next)
 	{
@@ -430,15 +525,22 @@ reset_entry(int index, TimestampTz now)
 		slot_read(client_slot(i), &slot);
 		baseline->figures = slot.figures;
 		baseline->epoch++;
+		client_note_seen(&entry->identity, &slot);
 		if (index != OVERFLOW_ENTRY)
 			client_note_floor(&entry->identity, &slot);
 	}
 	if (entry->live > 0)
 		return;
-	if (index != OVERFLOW_ENTRY)
-		client_unlink(index);
-	else
+	if (index == OVERFLOW_ENTRY)
+	{
 		entry->used = false;
+		return;
+	}
+	client_unlink(index);
+	LWLockAcquire(ROOM_LOCK, LW_EXCLUSIVE);
+	room_remove(index);
+	room_insert(index, NO_ENTRY);
+	LWLockRelease(ROOM_LOCK);
 }
 
 /*

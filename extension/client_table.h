@@ -44,20 +44,23 @@ typedef struct ClientIdentity
 	TimestampTz first_seen;
 	TimestampTz last_seen;
 	TimestampTz stats_since;
+	uint32 last_seen_minute;   /* of last_seen: nobody can set that clock */
+	uint32 far_logged_minute;  /* when that was logged; under the table lock */
 	uint32 floor_us;		   /* lowest of the newest minute with a connect */
 	uint32 floor_minute;	   /* that minute */
 	uint32 newest_floor_us;	   /* of the newest connection alone */
 	int64 newest_connected_us; /* when that was made, as minutes count */
-	uint32 far_logged_hour;	   /* under the table lock */
 } ClientIdentity;
 
 typedef struct ClientEntry
 {
 	bool used;
 	uint32 hash;
-	int next;		/* in the hash chain, or in no list */
-	int live;		/* slots in the list; such an entry stays */
-	int first_slot; /* list of live slots */
+	int next;		   /* in the hash chain, if used */
+	int live;		   /* slots in the list; such an entry stays */
+	int first_slot;	   /* list of live slots */
+	int room_next;	   /* in the list of those that can make room: with the */
+	int room_previous; /* room lock */
 	ClientIdentity identity;
 } ClientEntry;
 
@@ -67,10 +70,13 @@ typedef struct ClientTable
 	int n_slots;
 	int n_buckets; /* a power of two */
 	int n_used;
+	int room_first; /* free entries, then those unseen for longest */
+	int room_last;
 	int64 clock_offset_us; /* of the minutes' clock */
 	uint64 overflowed;	   /* clients that made room, or found none */
 	TimestampTz stats_reset;
 	TimestampTz saved_at; /* 0 = not read from a file */
+	bool save_file_there; /* and is still there: see savefile.c */
 } ClientTable;
 
 /* The same in every process; NULL where the library was not preloaded. */
@@ -94,14 +100,16 @@ extern Slot *client_slot(int number);
 extern Baseline *client_baseline(int number);
 extern uint32 client_hash(const ClientKey *key);
 extern int client_find(const ClientKey *key, uint32 hash);
-extern int client_find_or_make(const ClientKey *key, uint32 hash,
-							   TimestampTz now);
+extern int client_make(const ClientKey *key, uint32 hash, TimestampTz now);
+extern int client_next_to_make_room(int index);
 extern int client_find_room(void);
 extern void client_link(int index);
 extern void client_unlink(int index);
 extern void client_link_slot(int index, int number);
 extern void client_unlink_slot(int index, int number);
 extern void client_note_floor(ClientIdentity *identity, const Slot *slot);
+extern void client_note_seen(ClientIdentity *identity, const Slot *slot);
+extern void client_forget_floor(ClientIdentity *identity);
 extern bool client_same_address(const ClientKey *a, const ClientKey *b);
 extern void client_key_set_address(ClientKey *key, bool ipv4,
 								   const unsigned char *address);

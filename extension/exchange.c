@@ -56,6 +56,7 @@
 #include "compat.h"
 #include "exchange.h"
 #include "kasm_latency.h"
+#include "savefile.h"
 #include "slot.h"
 #include "socket_rtt.h"
 
@@ -68,12 +69,9 @@
 /* stamps are whole microseconds, and the kernel's are others than ours */
 #define FLOOR_SLACK_US 2
 
-/* what the last message before a flush makes of it */
+/* the kinds of flush that end an exchange */
 typedef enum FlushKind
 {
-	FLUSH_OF_NOTHING,
-	FLUSH_IN_BETWEEN,
-	FLUSH_ERROR,
 	FLUSH_BY_CLIENT,
 	FLUSH_COPY_IN,
 	FLUSH_READY
@@ -116,31 +114,6 @@ static int64 upkeep_due_ns = 0;
 
 
 static void exchange_exit(int code, Datum arg);
-
-static FlushKind
-flush_kind(char message)
-{
-	switch (message)
-	{
-		case 0:
-			return FLUSH_OF_NOTHING;
-		case 'Z':
-			return FLUSH_READY;
-		case 'G':
-			return FLUSH_COPY_IN;
-		case 'E':
-			return FLUSH_ERROR;
-		case 'N':
-		case 'A':
-		case 'S':
-		case 'K':
-			return FLUSH_IN_BETWEEN;
-		default:
-			return FLUSH_BY_CLIENT;
-	}
-}
-
-
 /* ----------
  * The request
  * ----------
@@ -216,7 +189,8 @@ socket_has_more(void)
 /*
  * At an end of a connection that pipelines, or that has bytes in the buffer:
  * has the client sent more?  Then it was not waiting, and the exchange goes
- * on.  But after a failed copy its data may still come.
+ * on: but not beyond the minute, as a client that is always ahead would never
+ * be counted else.  And after a failed copy its data may still come.
  */
 static pg_noinline bool
 client_went_on(void)
@@ -226,7 +200,7 @@ client_went_on(void)
 		return false;
 	pipelines = true;
 	since_end |= CLIENT_AHEAD;
-	return true;
+	return clock_ns(GUARD_CLOCK) < upkeep_due_ns;
 }
 
 
@@ -282,14 +256,14 @@ turn_chain(bool begins_block, int64 silent_us)
 }
 
 /*
- * What is due now and then, at the end of a command: the socket, and the
- * minute.  A fold that found its lock taken is due again at the next.
+ * What is due now and then: the socket, and the minute.  A fold that found its
+ * lock taken is due again at the next exchange.
  */
 static void
 upkeep(int64 guard_ns)
 {
 	read_socket();
-	if (client_minute_left_ns() <= 0)
+	if (client_fold_is_due())
 	{
 		if (was_outside && chain_is_endless())
 		{
@@ -363,9 +337,10 @@ open_connection(void)
 		exit_registered = true;
 
 		(void) socket_rtt_read(MyProcPort->sock, &rtt);
+		savefile_used();
 		if (!client_attach(now.wall, &rtt))
 			return;
-		client_log_if_far(now.wall);
+		client_log_if_far();
 	}
 	connection_open = true;
 	was_outside = !IsTransactionBlock();
@@ -423,7 +398,7 @@ finish_exchange(FlushKind kind, bool outside, Clocks now, const bool usual)
 		turn_chain(kind == FLUSH_READY && was_outside && !outside, silent_us);
 
 	/* before the exchange is recorded: it belongs to the minute that begins */
-	if (!usual && kind == FLUSH_READY && now.guard_ns >= upkeep_due_ns)
+	if (!usual && now.guard_ns >= upkeep_due_ns)
 		upkeep(now.guard_ns);
 
 	if (!usual && waited_us != NO_SAMPLE)
@@ -486,27 +461,29 @@ end_exchange(const FlushKind kind)
 }
 
 /*
- * A flush after anything but ReadyForQuery.
+ * A flush after anything but ReadyForQuery: what the last message makes of it.
  */
 static pg_noinline void
 other_flush(char message)
 {
-	switch (flush_kind(message))
+	switch (message)
 	{
-		case FLUSH_OF_NOTHING:
-		case FLUSH_IN_BETWEEN:
-		case FLUSH_READY:
+		case 0:	  /* nothing was put */
+		case 'N': /* NoticeResponse */
+		case 'A': /* NotificationResponse */
+		case 'S': /* ParameterStatus */
+		case 'K': /* BackendKeyData */
 			break;
-		case FLUSH_ERROR:
+		case 'E': /* ErrorResponse: a ReadyForQuery follows */
 			since_end |= ERROR_FLUSHED;
 			if (since_end & COPYING_IN)
 				since_end |= COPY_FAILED;
 			break;
-		case FLUSH_BY_CLIENT:
-			end_exchange(FLUSH_BY_CLIENT);
-			break;
-		case FLUSH_COPY_IN:
+		case 'G': /* CopyInResponse */
 			end_exchange(FLUSH_COPY_IN);
+			break;
+		default:
+			end_exchange(FLUSH_BY_CLIENT);
 			break;
 	}
 }
@@ -528,10 +505,36 @@ exchange_flush(void)
 }
 
 /*
- * The backend exits.  If it dies of an error while a request is open, the
- * client has been answered by that error, and waits no more.  So has one that
- * sent its farewell along with its last request.
+ * Record what is under way as the backend exits.
+ *
+ * If it dies of an error while a request is open, the client has been answered
+ * by that error, and waits no more.  So has one that sent its farewell along
+ * with its last request.
+ *
+ * If the server was waiting for the client, with a transaction open, it has
+ * done so up to here: whoever holds locks for longest ends like that.
  */
+static void
+finish_connection(void)
+{
+	Clocks now = clocks_read();
+	TimestampTz waited_until = now.wall;
+
+	if (!clocks_agree(now))
+		now = look_closely_at_clocks();
+	if (request_at == 0 && GetCurrentStatementStartTimestamp() > answer_at)
+		waited_until = GetCurrentStatementStartTimestamp();
+	if (request_at != 0)
+		waited_until = request_at;
+	if (request_at != 0 && (since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
+	{
+		turn_chain(false, request_at - answer_at);
+		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE, false, now.wall);
+	}
+	if (answer_kind == CEILING && waited_until > answer_at)
+		slot_record_open_wait(waited_until - answer_at);
+}
+
 static void
 exchange_exit(int code, Datum arg)
 {
@@ -540,12 +543,8 @@ exchange_exit(int code, Datum arg)
 
 	if (MySlot == NULL)
 		return;
-	if (connection_open && request_at != 0 &&
-		(since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
-	{
-		turn_chain(false, request_at - answer_at);
-		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE, false, GetCurrentTimestamp());
-	}
+	if (connection_open)
+		finish_connection();
 	block_end();
 	chain_end();
 	read_socket();

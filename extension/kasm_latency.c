@@ -69,19 +69,6 @@ assign_idle_after(int newval, void *extra)
 	exchange_set_idle_after(newval);
 }
 
-/*
- * Remember what the server's configuration says, beside what a session makes
- * of it for itself.
- */
-static bool
-check_rtt_limit(double *newval, void **extra, GucSource source)
-{
-	(void) extra;
-	if (source <= PGC_S_ARGV)
-		kasm_latency_server_rtt_limit = *newval;
-	return true;
-}
-
 static bool
 check_app_roles(char **newval, void **extra, GucSource source)
 {
@@ -110,7 +97,7 @@ define_settings(void)
 		"kasm_latency.rtt_limit",
 		"Sets the round trip time from which on a client is out of band.",
 		NULL, &kasm_latency_rtt_limit, 10, 0.001, 60000, PGC_USERSET,
-		GUC_UNIT_MS, check_rtt_limit, NULL, NULL);
+		GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("kasm_latency.recent",
 							"Sets the span that the views cover.", NULL,
 							&kasm_latency_recent, 15, 1, SPAN_MAX_MINUTES,
@@ -195,8 +182,12 @@ client_authentication(Port *port, int status)
 {
 	if (previous_authentication_hook)
 		previous_authentication_hook(port, status);
-	if (status == STATUS_OK)
-		exchange_watch_connection();
+	if (status != STATUS_OK)
+		return;
+
+	/* the server's: what the client and its role say of it comes after this */
+	kasm_latency_server_rtt_limit = kasm_latency_rtt_limit;
+	exchange_watch_connection();
 }
 
 void

@@ -31,11 +31,19 @@ static int64 clock_offset_us = 0;
  * ----------
  */
 
-/* what the clock's offset is to be, at server start */
+/*
+ * What the clock's offset is to be, at server start.  Minutes are those since
+ * 1970, and an hour and more: so that the first minute of a span has a number
+ * whatever a machine takes for the time when it begins to run.
+ */
 int64
 minutes_clock_offset_now(void)
 {
-	return clock_wall() - clock_ns(MINUTES_CLOCK) / NS_PER_US;
+	int64 unix_us = clock_wall() +
+					(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+
+	return Max(unix_us, 0) + 100 * USECS_PER_MINUTE -
+		   clock_ns(MINUTES_CLOCK) / NS_PER_US;
 }
 
 void

@@ -3,17 +3,19 @@
  * savefile.c
  *		The table of clients, to disk at shutdown and back at start.
  *
- * Only the postmaster comes here, when no other process uses the table: so
- * without locks.
+ * Only the postmaster reads and writes it, when no other process uses the
+ * table: so without locks.
  *
  * The file holds a header, each client's identity and history as they lie in
  * memory, and a checksum.  Whatever changes these structs changes their size,
  * or SAVE_VERSION has to be raised.
  *
  * It is written under a temporary name, synced and renamed.  It is unlinked
- * as soon as it was read: after a crash there is none, and the server starts
- * empty, as it should, since what a crash left would be of an unknown age.  A
- * standby copied from a stopped server brings the file along once.
+ * when the first client is there: until then nothing was counted that is not
+ * in it, and a server that fails to start loses nothing.  After a crash there
+ * is none, and the server starts empty, as it should, since what a crash left
+ * would be of an unknown age.  A standby copied from a stopped server brings
+ * the file along once.
  *
  * A file that cannot be used is worth one WARNING and an empty start, never
  * a failed one.
@@ -37,7 +39,7 @@
 #define SAVE_FILE_TEMPORARY SAVE_FILE ".tmp"
 
 #define SAVE_MAGIC 0x6b6c6174
-#define SAVE_VERSION 4
+#define SAVE_VERSION 5
 
 typedef struct SaveHeader
 {
@@ -96,29 +98,36 @@ init_header(SaveHeader *header)
  */
 
 static bool
+write_client(SaveFile *save, int index)
+{
+	return !client_entries[index].used ||
+		   (put(save, &client_entries[index].identity,
+				sizeof(ClientIdentity)) &&
+			put(save, &client_histories[index], sizeof(History)));
+}
+
+static bool
 write_all(SaveFile *save)
 {
 	SaveHeader header;
 	pg_crc32c crc;
 
 	init_header(&header);
-	for (int i = 0; i < client_table_capacity(); i++)
-		header.n_clients += client_entries[i].used;
+	header.n_clients =
+		client_table->n_used + client_entries[OVERFLOW_ENTRY].used;
 	header.overflowed = client_table->overflowed;
 	header.stats_reset = client_table->stats_reset;
 	header.saved_at = GetCurrentTimestamp();
 
+	/* no entry has a live connection: so all are in that list */
 	INIT_CRC32C(save->crc);
-	if (!put(save, &header, sizeof(header)))
+	if (!put(save, &header, sizeof(header)) ||
+		!write_client(save, OVERFLOW_ENTRY))
 		return false;
-	for (int i = 0; i < client_table_capacity(); i++)
-	{
-		if (!client_entries[i].used)
-			continue;
-		if (!put(save, &client_entries[i].identity, sizeof(ClientIdentity)) ||
-			!put(save, &client_histories[i], sizeof(History)))
+	for (int i = client_next_to_make_room(NO_ENTRY); i != NO_ENTRY;
+		 i = client_next_to_make_room(i))
+		if (!write_client(save, i))
 			return false;
-	}
 	crc = save->crc;
 	FIN_CRC32C(crc);
 	return fwrite(&crc, 1, sizeof(crc), save->file) == sizeof(crc);
@@ -184,63 +193,46 @@ add_to_overflow(const WideFigures *totals)
 }
 
 /*
- * The place for a saved client, or the overflow.  Where max_clients was
- * lowered, the most recently seen stay.
- */
-static int
-make_room(const ClientIdentity *identity)
-{
-	int index = client_find_room();
-
-	if (!client_entries[index].used)
-		return index;
-	client_table->overflowed++;
-	if (client_entries[index].identity.last_seen >= identity->last_seen)
-		return OVERFLOW_ENTRY;
-	add_to_overflow(&client_histories[index].totals);
-	client_unlink(index);
-	return index;
-}
-
-/*
- * Put a saved client into the table.  The overflow has no role, as no client
- * can.
+ * Put a saved client into the table.  They come in the order in which they
+ * make room: where max_clients was lowered, the first do so for the last.  The
+ * overflow has no role, as no client can.
  */
 static void
 restore(const ClientIdentity *identity, const History *history)
 {
 	uint32 now_minute = minutes_now();
 	ClientEntry *entry;
-	int index = OVERFLOW_ENTRY;
+	int index;
 
-	if (OidIsValid(identity->key.role))
-		index = make_room(identity);
-	entry = &client_entries[index];
-	if (index == OVERFLOW_ENTRY)
+	if (!OidIsValid(identity->key.role))
 	{
 		add_to_overflow(&history->totals);
-		if (!OidIsValid(identity->key.role))
-			entry->identity = *identity;
+		client_entries[OVERFLOW_ENTRY].identity = *identity;
 		return;
 	}
 
+	index = client_find_room();
+	entry = &client_entries[index];
+	if (entry->used)
+	{
+		client_table->overflowed++;
+		add_to_overflow(&client_histories[index].totals);
+		client_unlink(index);
+	}
 	entry->identity = *identity;
 	entry->identity.hostname[CLIENT_HOSTNAME_LEN - 1] = '\0';
 	entry->hash = client_hash(&identity->key);
-	entry->live = 0;
-	entry->first_slot = NO_SLOT;
 	client_link(index);
 	client_histories[index] = *history;
 
 	/* the wall clock may have been set back meanwhile */
 	history_drop_future(&client_histories[index], now_minute);
 	if (identity->floor_minute > now_minute)
-	{
-		entry->identity.floor_us = 0;
-		entry->identity.floor_minute = 0;
-		entry->identity.newest_floor_us = 0;
-		entry->identity.newest_connected_us = 0;
-	}
+		client_forget_floor(&entry->identity);
+	if (identity->last_seen_minute > now_minute)
+		entry->identity.last_seen_minute = 0;
+	if (identity->far_logged_minute > now_minute)
+		entry->identity.far_logged_minute = 0;
 }
 
 static const char *
@@ -329,12 +321,28 @@ savefile_load(void)
 
 	problem = read_all(&save);
 	FreeFile(save.file);
-	unlink(SAVE_FILE);
 	if (problem == NULL)
+	{
+		client_table->save_file_there = true;
 		return;
+	}
+	unlink(SAVE_FILE);
 	client_table_clear();
 	ereport(WARNING, (errcode(ERRCODE_DATA_CORRUPTED),
 					  errmsg("kasm_latency: ignoring file \"%s\": %s",
 							 SAVE_FILE, problem),
 					  errdetail("Starting empty.")));
+}
+
+/*
+ * The calling backend has a client: from now on the file is out of date.
+ * Whether several come at once does not matter.
+ */
+void
+savefile_used(void)
+{
+	if (!client_table->save_file_there)
+		return;
+	unlink(SAVE_FILE);
+	client_table->save_file_there = false;
 }

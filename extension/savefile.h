@@ -13,6 +13,7 @@
 
 extern void savefile_load(void);
 extern void savefile_write(void);
+extern void savefile_used(void);
 
 #pragma GCC visibility pop
 

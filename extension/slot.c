@@ -84,7 +84,19 @@ slot_begin_minute(uint32 minute)
 {
 	slot_begin_change(MySlot);
 	MySlot->minute = minute;
+	MySlot->newest_minute = minute;
 	MySlot->pending_min_us = NO_MINIMUM;
+	slot_end_change(MySlot);
+}
+
+/*
+ * Something has still to be folded, and what comes belongs to another minute.
+ */
+void
+slot_note_minute(uint32 minute)
+{
+	slot_begin_change(MySlot);
+	MySlot->newest_minute = minute;
 	slot_end_change(MySlot);
 }
 

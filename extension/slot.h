@@ -31,6 +31,7 @@ typedef struct Slot
 	uint32 turnaround_min_us; /* lowest ceiling since connect or reset */
 	uint32 pending_min_us;	  /* lowest ceiling since the last fold */
 	uint32 minute;			  /* to which all that is not folded belongs */
+	uint32 newest_minute;	  /* the same, or a later one: see client_mine.c */
 	TimestampTz last_seen;	  /* end of the last exchange, or connect */
 	Figures figures;
 
@@ -82,6 +83,7 @@ extern void slot_init(Slot *slot, Baseline *baseline);
 extern void slot_set_floor(uint32 floor_us);
 extern void slot_set_retransmits(uint32 retransmits);
 extern void slot_begin_minute(uint32 minute);
+extern void slot_note_minute(uint32 minute);
 extern void slot_record_open_wait(int64 us);
 extern void slot_record_bound(int64 us);
 extern void slot_record_chain(uint64 length, int64 us, uint64 server_us,
