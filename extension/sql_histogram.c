@@ -77,6 +77,8 @@ histogram_add(Histogram *histogram, const bytea *data)
 	const char *end = at + size;
 	int64 sum_us;
 
+	if (size == 0)
+		return;
 	if (size < sizeof(int64) || (size - sizeof(int64)) % FILLED_CELL_SIZE != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));

@@ -47,7 +47,7 @@ SELECT count(*) AS me FROM kasm_latency.connections WHERE pid = pg_backend_pid()
 SELECT sum(round_trips) > 0 AS totals FROM kasm_latency.totals;
 SELECT version, clients >= 1 AS clients, max_clients, overflowed, coalesce(saved_at < now(), true) AS saved_at FROM kasm_latency.info;
 SELECT info.shared_memory_bytes = allocated_size AS memory_is_what_is_allocated,
-       info.shared_memory_bytes <= 32 * 1024 * 1024 AS within_32_mb
+       info.shared_memory_bytes <= 36000000 AS within_36_mb
 FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency';
 SELECT sum(count) > 0 AS counted, round(sum(share)::numeric, 2) AS share FROM kasm_latency.histogram('server');
 SELECT count(*) FROM kasm_latency.histogram('server', 'no such host');
@@ -77,31 +77,66 @@ SELECT kasm_latency_internal.percentile_ms(''::bytea, 0.5) AS of_nothing, kasm_l
 SELECT kasm_latency_internal.merge_histograms(h) IS NULL AS of_no_rows FROM (SELECT NULL::bytea AS h WHERE false) x;
 
 -- of a cell that the limit cuts through nobody knows: here 100 in [10, 11) ms
-CREATE TEMPORARY VIEW hundred AS SELECT decode(to_hex(115), 'hex') || '\x6400000000000000'::bytea AS h;
+-- (a histogram is a sum, or -1 where it is not known, and cells with their counts)
+CREATE TEMPORARY VIEW hundred AS SELECT '\xffffffffffffffff736400000000000000'::bytea AS h;
 SELECT limit_ms, kasm_latency_internal.count_below(h, limit_ms), kasm_latency_internal.count_from(h, limit_ms)
 FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
 SELECT c.*, kasm_latency_internal.percentile_ms(h, 0.5) FROM hundred, kasm_latency_internal.histogram_cells(h) AS c;
 
--- the rule of the verdicts, case by case
-SELECT why, kasm_latency_internal.verdict(host_role, measured, rtt, mixed, samples, p10, p50, 10, 20) AS verdict
+-- the sum tells where in its cell a steady latency lies: 100 of 10.9 ms; 50 each of 9.9 and 10.1 ms; 99 of 10.9 ms and
+-- one of 5 s, whose cell is so wide that nothing can be told of the others; two of 0.4 ms and 100 of 10.9 ms
+SELECT name, kasm_latency_internal.percentile_ms(h, 0.1) AS p10, kasm_latency_internal.percentile_ms(h, 0.5) AS p50,
+       kasm_latency_internal.percentile_ms(h, 0.99) AS p99, kasm_latency_internal.sum_s(h)
 FROM (VALUES
-    (1, 'nothing measured', 'webapp', false, 0.4, false, 0, NULL, NULL),
-    (2, 'floor at the limit', 'webapp', true, 10, false, 0, NULL, NULL),
-    (3, 'floor below, ceilings below', 'webapp', true, 9.999, false, 20, 9.999, 9.999),
-    (4, 'floor below, too few ceilings', 'webapp', true, 9.999, false, 19, 50, 50),
-    (5, 'the tenth percentile at the limit', 'webapp', true, 0.4, false, 20, 10, 11),
-    (6, 'the median at the limit', 'webapp', true, 0.4, false, 20, 9.9, 10),
-    (7, 'mixed, the newest near', 'webapp', true, 0.4, true, 100, 0.5, 0.5),
-    (8, 'mixed, the newest far', 'webapp', true, 60, true, 100, 0.5, 0.5),
-    (9, 'no floor, ceilings below', 'webapp', true, NULL, false, 20, 0.5, 0.5),
-    (10, 'no floor, ceilings above', 'webapp', true, NULL, false, 20, 15, 15),
-    (11, 'no floor, few ceilings', 'webapp', true, NULL, false, 5, 15, 15),
-    (12, 'a proxy that connects', 'proxy', true, 0.4, false, 20, 0.5, 0.5),
-    (13, 'an agent, far away', 'agent', true, 120, false, 20, 120, 120),
-    (14, 'a proxy that does not', 'proxy', false, NULL, false, 0, NULL, NULL),
-    (15, 'admin', 'admin', true, 120, false, 0, NULL, NULL),
-    (16, 'candidate, far away', 'candidate', true, 120, false, 20, 120, 120)
-) AS t (n, why, host_role, measured, rtt, mixed, samples, p10, p50) ORDER BY n;
+    ('steady', '\x50a1100000000000736400000000000000'::bytea),
+    ('at a bound', '\x40420f0000000000723200000000000000733200000000000000'),
+    ('with an outlier', '\x74bd5c0000000000736300000000000000cd0100000000000000'),
+    ('near and far', '\x70a4100000000000410200000000000000736400000000000000')) AS h (name, h);
+SELECT kasm_latency_internal.percentile_ms(kasm_latency_internal.part_from(h, 10), 0.5) AS far_p50,
+       kasm_latency_internal.count_from(kasm_latency_internal.part_from(h, 10), 0) AS far
+FROM (VALUES ('\x70a4100000000000410200000000000000736400000000000000'::bytea)) AS h (h);
+
+-- what far blocks show
+SELECT why, kasm_latency_internal.far_blocks_show(blocks, far, p10, p50, p90, samples, alike, rtt) AS show
+FROM (VALUES
+    (1, 'none', 76, 0, NULL, NULL, NULL, 900, NULL, 0.4),
+    (2, 'two of many', 76, 2, NULL, NULL, NULL, 900, NULL, 0.4),
+    (3, 'three of a hundred', 100, 3, 120, 121, 122, 900, 30, 0.4),
+    (4, 'three of sixty, steady', 60, 3, 120, 121, 122, 900, 30, 0.4),
+    (5, 'three of sixty, scattered', 60, 3, 20, 60, 120, 900, 30, 0.4),
+    (6, 'steady, where pauses are usual', 60, 6, 20.1, 20.4, 20.9, 600, 540, 0.4),
+    (7, 'steady, beside longer pauses', 60, 6, 25.1, 25.4, 25.9, 600, 60, 0.4),
+    (8, 'of a path of 8.5 ms', 60, 6, 10.1, 10.4, 10.9, 600, 60, 8.5),
+    (9, 'nearly all, steady', 60, 54, 120, 121, 122, 600, 540, 0.4),
+    (10, 'nearly all, scattered', 60, 54, 12, 20, 60, 600, 540, 0.4),
+    (11, 'no floor known', 60, 6, 25.1, 25.4, 25.9, 600, 60, NULL)
+) AS t (n, why, blocks, far, p10, p50, p90, samples, alike, rtt) ORDER BY n;
+
+-- the rule of the verdicts, case by case
+SELECT why, kasm_latency_internal.verdict(host_role, measured, rtt, mixed, samples, blocks, show, p50, 10, 20) AS verdict
+FROM (VALUES
+    (1, 'nothing measured', 'webapp', false, 0.4, false, 0, 0, 'accident', NULL),
+    (2, 'floor at the limit', 'webapp', true, 10, false, 0, 0, 'accident', NULL),
+    (3, 'floor below, blocks below', 'webapp', true, 9.999, false, 20, 3, 'accident', 9.999),
+    (4, 'floor below, too few ceilings', 'webapp', true, 9.999, false, 19, 9, 'distance', 50),
+    (5, 'floor below, too few blocks', 'webapp', true, 9.999, false, 900, 2, 'accident', 50),
+    (6, 'a hidden distance', 'webapp', true, 0.4, false, 20, 9, 'distance', 0.5),
+    (7, 'nearly all far, steady', 'webapp', true, 0.4, false, 20, 9, 'distance or pause', 50),
+    (8, 'nearly all far, scattered', 'webapp', true, 0.4, false, 20, 9, 'far', 50),
+    (9, 'pauses', 'webapp', true, 0.4, false, 20, 9, 'pauses', 9),
+    (10, 'jitter of a path near the limit', 'webapp', true, 8.5, false, 20, 9, 'path', 9),
+    (11, 'the median at the limit', 'webapp', true, 0.4, false, 20, 9, 'accident', 10),
+    (12, 'mixed, the newest near', 'webapp', true, 0.4, true, 100, 9, 'accident', 0.5),
+    (13, 'mixed, the newest far', 'webapp', true, 60, true, 100, 9, 'accident', 0.5),
+    (14, 'no floor, blocks below', 'webapp', true, NULL, false, 20, 9, 'accident', 0.5),
+    (15, 'no floor, blocks above', 'webapp', true, NULL, false, 20, 9, 'distance or pause', 15),
+    (16, 'no floor, few ceilings', 'webapp', true, NULL, false, 5, 1, 'accident', 15),
+    (17, 'a proxy that connects', 'proxy', true, 0.4, false, 20, 9, 'accident', 0.5),
+    (18, 'an agent, far away', 'agent', true, 120, false, 20, 9, 'distance', 120),
+    (19, 'a proxy that does not', 'proxy', false, NULL, false, 0, 0, 'accident', NULL),
+    (20, 'admin', 'admin', true, 120, false, 0, 0, 'accident', NULL),
+    (21, 'candidate, far away', 'candidate', true, 120, false, 20, 9, 'distance', 120)
+) AS t (n, why, host_role, measured, rtt, mixed, samples, blocks, show, p50) ORDER BY n;
 SELECT why, kasm_latency_internal.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
 FROM (VALUES
     (1, 'all near', 0.4, 10, 0, 10, 0),
@@ -120,14 +155,17 @@ SELECT verdict, rank, severity FROM kasm_latency.verdicts ORDER BY rank DESC;
 SELECT kasm_latency_internal.ms_text(ms) FROM unnest(ARRAY[0.023, 0.4, 9.994, 10, 25.26, 118.2, 1234]::float8[]) AS ms;
 SELECT reason, kasm_latency_internal.remedy(v, m) AS remedy
 FROM (VALUES
-    ('unexpected_client', true, 0.4, 200, 5, 4, 30, 0, 402, 340, 0.5, 60),
-    ('out_of_band', false, 118.2, 0, 0, 3, 0, 340, 402, 340, 119, 121.5),
-    ('out_of_band', false, 118.2, 200, 0, 3, 0, 0, 402, 0, NULL, NULL),
-    ('unproven', false, 0.4, 20, 5, 0, 0, 340, 402, 340, 119, 121.5),
-    ('unproven', true, 0.4, 0, 5, 4, 30, 0, 402, 340, 0.5, 60),
-    ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 0.5, 60)
-) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50),
-LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, p10, p50, 10) AS reason \gx
+    ('unexpected_client', true, 0.4, 200, 5, 4, 30, 0, 402, 340, 40, 0, 'accident', NULL, 0.6),
+    ('out_of_band', false, 118.2, 0, 0, 3, 0, 340, 402, 340, 40, 40, 'distance or pause', NULL, 121.5),
+    ('out_of_band', false, 118.2, 200, 0, 3, 0, 0, 402, 0, 0, 0, 'accident', NULL, NULL),
+    ('unproven', false, 0.4, 20, 5, 0, 0, 340, 402, 340, 76, 16, 'distance', 120.8, 0.6),
+    ('unproven', false, 0.4, 0, 5, 0, 0, 340, 402, 340, 40, 40, 'distance or pause', 120.8, 121.5),
+    ('unproven', false, NULL, NULL, 0, 0, 0, 340, 402, 340, 40, 39, 'far', NULL, 50),
+    ('unproven', true, 0.4, 0, 5, 4, 30, 0, 402, 340, 40, 0, 'accident', NULL, 60),
+    ('unproven', true, 60, 0, 5, 1, 30, 310, 402, 340, 40, 0, 'accident', NULL, 60)
+) AS t (v, m, rtt, age, near, far, near_since, far_since, n, samples, blocks, far_blocks, show, hidden, p50),
+LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, blocks, far_blocks,
+                                     show, hidden, p50, 10) AS reason \gx
 
 -- what to do next, by what diagnose() concludes
 SELECT bound, flagged, kasm_latency_internal.next_step(bound, 'it''s "far"', flagged) AS next_step

@@ -8,9 +8,10 @@ RETURNS TABLE (
     client_addr inet, database text, username text, host text, host_role text, zone text,
     connections bigint, round_trips bigint, transactions bigint,
     rtt_ms double precision, rtt_age_minutes integer, turnaround_min_ms double precision,
-    p10_ms double precision, p50_ms double precision,
+    p50_ms double precision,
     near bigint, far bigint, near_since bigint, far_since bigint, mixed boolean, samples bigint,
-    rtts bytea, ceilings bytea, server_times bytea,
+    blocks bigint, far_blocks bigint, far_blocks_show text, hidden_ms double precision,
+    rtts bytea, ceilings bytea, bounds bytea, server_times bytea,
     network_s double precision, server_s double precision, in_transaction_wait_s double precision,
     chains bigint, chain_round_trips bigint, chain_s double precision, chain_network_s double precision, chain_server_s double precision,
     chain_lengths bytea, chain_durations bytea,
@@ -26,32 +27,48 @@ AS $$
         SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
                f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
                f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
-               f.rtts, f.ceilings, f.server_times, f.first_seen, f.last_seen,
+               f.rtts, f.ceilings, f.bounds, f.server_times, f.first_seen, f.last_seen,
                f.network_s, f.server_s, f.in_transaction_wait_s,
                f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
                -- the exact minimum is sharper than the cell that it fell into
-               greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.1), f.turnaround_min_ms) AS p10_ms,
                greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
                kasm_latency_internal.count_from(f.ceilings, 0) AS samples,
+               kasm_latency_internal.count_from(f.bounds, 0) AS blocks,
+               kasm_latency_internal.count_from(f.bounds, s.limit_ms) AS far_blocks,
                kasm_latency_internal.count_below(f.rtts, s.limit_ms) AS near,
                kasm_latency_internal.count_from(f.rtts, s.limit_ms) AS far,
                kasm_latency_internal.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
                kasm_latency_internal.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
         FROM kasm_latency_internal.client_figures(coalesce(since, kasm_latency_internal.recent())) AS f, setting AS s
         WHERE NOT f.overflow),
+    -- how the bounds of far blocks are spread, where there are enough to ask
+    far_bounds AS MATERIALIZED (
+        SELECT c.*, b.p10_ms AS far_p10_ms, b.p90_ms AS far_p90_ms,
+               kasm_latency_internal.percentile_ms(b.bounds, 0.5) AS far_p50_ms,
+               kasm_latency_internal.count_from(c.ceilings, 0.9 * b.p10_ms)
+               - kasm_latency_internal.count_from(c.ceilings, 1.1 * b.p90_ms) AS samples_alike
+        FROM counted AS c, setting AS s
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS p (bounds)
+        CROSS JOIN LATERAL (
+            SELECT p.bounds, kasm_latency_internal.percentile_ms(p.bounds, 0.1) AS p10_ms,
+                   kasm_latency_internal.percentile_ms(p.bounds, 0.9) AS p90_ms) AS b),
     figures AS (
         SELECT c.*,
                kasm_latency_internal.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
                                               s.limit_ms, s.min_samples) AS floor_ms
-        FROM counted AS c, setting AS s)
+        FROM far_bounds AS c, setting AS s)
     SELECT f.client_addr,
            coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
            h.host, h.host_role, h.zone,
            f.connections, f.round_trips, f.transactions,
            f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
-           f.p10_ms, f.p50_ms,
+           f.p50_ms,
            f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
-           f.rtts, f.ceilings, f.server_times,
+           f.blocks, f.far_blocks, b.show,
+           CASE WHEN v.verdict = 'unproven' AND NOT m.mixed AND b.show IN ('distance', 'distance or pause')
+                THEN f.far_p50_ms END,
+           f.rtts, f.ceilings, f.bounds, f.server_times,
            f.network_s, f.server_s, f.in_transaction_wait_s,
            f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
            f.retransmits,
@@ -66,9 +83,11 @@ AS $$
     CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
     CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
+    CROSS JOIN LATERAL (SELECT kasm_latency_internal.far_blocks_show(
+        f.blocks, f.far_blocks, f.far_p10_ms, f.far_p50_ms, f.far_p90_ms, f.samples, f.samples_alike, r.rtt_ms)) AS b (show)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
         h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
-        f.samples, f.p10_ms, f.p50_ms, s.limit_ms, s.min_samples)
+        f.samples, f.blocks, b.show, f.p50_ms, s.limit_ms, s.min_samples)
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
 $$;
@@ -80,6 +99,7 @@ RETURNS TABLE (
     host text, verdict text, path text, rtt_ms double precision, turnaround_p50_ms double precision,
     host_role text, zone text,
     connections bigint, round_trips bigint, transactions bigint,
+    blocks bigint, far_blocks bigint, block_p50_ms double precision,
     turnaround_min_ms double precision, turnaround_p10_ms double precision,
     turnaround_p95_ms double precision, turnaround_p99_ms double precision,
     server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
@@ -91,7 +111,8 @@ AS $$
            c.host, c.verdict, kasm_latency.path_class(c.rtt_ms), c.rtt_ms, c.p50_ms,
            c.host_role, c.zone,
            c.connections, c.round_trips, c.transactions,
-           c.turnaround_min_ms, c.p10_ms,
+           c.blocks, c.far_blocks, greatest(kasm_latency_internal.percentile_ms(c.bounds, 0.5), c.turnaround_min_ms),
+           c.turnaround_min_ms, greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.1), c.turnaround_min_ms),
            greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.95), c.turnaround_min_ms),
            greatest(kasm_latency_internal.percentile_ms(c.ceilings, 0.99), c.turnaround_min_ms),
            kasm_latency_internal.percentile_ms(c.server_times, 0.5),
@@ -119,6 +140,9 @@ COMMENT ON COLUMN kasm_latency.clients.zone IS 'Zone of the host as registered, 
 COMMENT ON COLUMN kasm_latency.clients.connections IS 'Connections alive in the span: those that ended in it, and those that have not';
 COMMENT ON COLUMN kasm_latency.clients.round_trips IS 'Exchanges in the span: the client sent something and waited, the server answered';
 COMMENT ON COLUMN kasm_latency.clients.transactions IS 'Exchanges of the span that ended outside a transaction block (status I of ReadyForQuery)';
+COMMENT ON COLUMN kasm_latency.clients.blocks IS 'Blocks of the span that have a bound: what lies between two ReadyForQuery with status I belongs to one client, also behind a pooler, and its shortest turnaround inside is the bound on that client''s round trip';
+COMMENT ON COLUMN kasm_latency.clients.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
+COMMENT ON COLUMN kasm_latency.clients.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram with its exact sum; NULL: no block with a bound ended in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_min_ms IS 'Milliseconds: the shortest turnaround inside transactions, exact; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';

@@ -46,6 +46,18 @@ LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'kasm_latency_count_below';
 COMMENT ON FUNCTION kasm_latency_internal.count_below(bytea, double precision) IS 'How many of a histogram lie surely below that many milliseconds';
 
+CREATE FUNCTION kasm_latency_internal.part_from(histogram bytea, ms double precision)
+RETURNS bytea
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'kasm_latency_part_from';
+COMMENT ON FUNCTION kasm_latency_internal.part_from(bytea, double precision) IS 'The part of a histogram that lies surely at or above that many milliseconds';
+
+CREATE FUNCTION kasm_latency_internal.sum_s(histogram bytea)
+RETURNS double precision
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'kasm_latency_sum_s';
+COMMENT ON FUNCTION kasm_latency_internal.sum_s(bytea) IS 'The sum of what a histogram counts, in seconds; NULL where it is not kept';
+
 CREATE FUNCTION kasm_latency_internal.histogram_cells(
     histogram bytea,
     OUT from_ms double precision,

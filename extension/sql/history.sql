@@ -17,6 +17,8 @@ CREATE TABLE kasm_latency.history (
     turnaround_p95_ms double precision,
     server_p50_ms double precision,
     server_p95_ms double precision,
+    blocks bigint,
+    far_blocks bigint,
     network_s double precision,
     in_transaction_wait_s double precision,
     network_share double precision,
@@ -41,6 +43,8 @@ COMMENT ON COLUMN kasm_latency.history.turnaround_p50_ms IS 'Milliseconds: media
 COMMENT ON COLUMN kasm_latency.history.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.history.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.history.server_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.history.blocks IS 'Blocks of the span that have a bound, as in hosts';
+COMMENT ON COLUMN kasm_latency.history.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
 COMMENT ON COLUMN kasm_latency.history.network_s IS 'Seconds lost to the distance, as in impact';
 COMMENT ON COLUMN kasm_latency.history.in_transaction_wait_s IS 'Seconds that transactions stood open while the server waited for this host, as in impact';
 COMMENT ON COLUMN kasm_latency.history.network_share IS 'Part of the time in chains that is network, 0 to 1, as in diagnose; NULL: no chain ended in the span';
@@ -71,7 +75,7 @@ BEGIN
     SELECT date_trunc('minute', clock_timestamp()), h.host, h.host_role, h.zone, h.verdict,
            h.round_trips, h.transactions,
            h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
-           h.server_p50_ms, h.server_p95_ms,
+           h.server_p50_ms, h.server_p95_ms, h.blocks, h.far_blocks,
            i.network_s, i.in_transaction_wait_s, i.network_share, i.server_share, i.client_share,
            i.chain_p50, i.chain_p50_ms, kasm_latency_internal.recent()
     FROM kasm_latency.hosts AS h

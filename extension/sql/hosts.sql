@@ -12,7 +12,8 @@ RETURNS TABLE (
     network_s double precision, server_s double precision, in_transaction_wait_s double precision,
     chains bigint, chain_round_trips bigint,
     chain_s double precision, chain_network_s double precision, chain_server_s double precision,
-    ceilings bytea, server_times bytea, chain_lengths bytea, chain_durations bytea,
+    blocks bigint, far_blocks bigint,
+    ceilings bytea, bounds bytea, server_times bytea, chain_lengths bytea, chain_durations bytea,
     first_seen timestamptz, last_seen timestamptz)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
@@ -30,7 +31,9 @@ AS $$
            sum(c.network_s), sum(c.server_s), sum(c.in_transaction_wait_s),
            sum(c.chains)::bigint, sum(c.chain_round_trips)::bigint,
            sum(c.chain_s), sum(c.chain_network_s), sum(c.chain_server_s),
-           kasm_latency_internal.merge_histograms(c.ceilings), kasm_latency_internal.merge_histograms(c.server_times),
+           sum(c.blocks)::bigint, sum(c.far_blocks)::bigint,
+           kasm_latency_internal.merge_histograms(c.ceilings), kasm_latency_internal.merge_histograms(c.bounds),
+           kasm_latency_internal.merge_histograms(c.server_times),
            kasm_latency_internal.merge_histograms(c.chain_lengths), kasm_latency_internal.merge_histograms(c.chain_durations),
            min(c.first_seen), max(c.last_seen)
     FROM kasm_latency_internal.judged_clients(since) AS c
@@ -43,6 +46,7 @@ RETURNS TABLE (
     host text, verdict text, path text, rtt_ms double precision, turnaround_p50_ms double precision,
     host_role text, zone text, client_addrs inet[],
     connections bigint, round_trips bigint, transactions bigint,
+    blocks bigint, far_blocks bigint, block_p50_ms double precision,
     turnaround_min_ms double precision, turnaround_p10_ms double precision,
     turnaround_p95_ms double precision, turnaround_p99_ms double precision,
     server_p50_ms double precision, server_p95_ms double precision, server_p99_ms double precision,
@@ -54,6 +58,7 @@ AS $$
            greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.5), h.turnaround_min_ms),
            h.host_role, h.zone, h.client_addrs,
            h.connections, h.round_trips, h.transactions,
+           h.blocks, h.far_blocks, greatest(kasm_latency_internal.percentile_ms(h.bounds, 0.5), h.turnaround_min_ms),
            h.turnaround_min_ms,
            greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.1), h.turnaround_min_ms),
            greatest(kasm_latency_internal.percentile_ms(h.ceilings, 0.95), h.turnaround_min_ms),
@@ -81,6 +86,9 @@ COMMENT ON COLUMN kasm_latency.hosts.client_addrs IS 'Addresses that it connects
 COMMENT ON COLUMN kasm_latency.hosts.connections IS 'Connections alive in the span: those that ended in it, and those that have not';
 COMMENT ON COLUMN kasm_latency.hosts.round_trips IS 'Exchanges in the span: the client sent something and waited, the server answered';
 COMMENT ON COLUMN kasm_latency.hosts.transactions IS 'Exchanges of the span that ended outside a transaction block (status I of ReadyForQuery)';
+COMMENT ON COLUMN kasm_latency.hosts.blocks IS 'Blocks of the span that have a bound: what lies between two ReadyForQuery with status I belongs to one client, also behind a pooler, and its shortest turnaround inside is the bound on that client''s round trip';
+COMMENT ON COLUMN kasm_latency.hosts.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
+COMMENT ON COLUMN kasm_latency.hosts.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram with its exact sum; NULL: no block with a bound ended in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_min_ms IS 'Milliseconds: the shortest turnaround inside transactions, of the nearest client, exact; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
@@ -94,9 +102,9 @@ COMMENT ON COLUMN kasm_latency.hosts.last_seen IS 'When the last exchange ended;
 
 CREATE FUNCTION kasm_latency_internal.flagged_hosts(since interval)
 RETURNS TABLE (
-    severity text, host text, verdict text, rtt_ms double precision, turnaround_p50_ms double precision,
-    limit_ms double precision, host_role text, zone text, client_addrs inet[],
-    round_trips bigint, reason text, remedy text, last_seen timestamptz)
+    severity text, host text, verdict text, rtt_ms double precision, hidden_ms double precision,
+    turnaround_p50_ms double precision, limit_ms double precision, host_role text, zone text, client_addrs inet[],
+    round_trips bigint, blocks bigint, far_blocks bigint, reason text, remedy text, last_seen timestamptz)
 LANGUAGE sql VOLATILE ROWS 20
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -112,11 +120,12 @@ AS $$
                    FILTER (WHERE j.client_addr IS NOT NULL) AS client_addrs
         FROM judged AS j
         GROUP BY j.host)
-    SELECT w.severity, w.host, w.verdict, w.rtt_ms, w.p50_ms AS turnaround_p50_ms,
-           l.limit_ms, w.host_role, w.zone, a.client_addrs, a.round_trips,
+    SELECT w.severity, w.host, w.verdict, w.rtt_ms, w.hidden_ms, w.p50_ms AS turnaround_p50_ms,
+           l.limit_ms, w.host_role, w.zone, a.client_addrs, a.round_trips, w.blocks, w.far_blocks,
            kasm_latency_internal.reason(
                w.verdict, w.host_role, w.mixed, w.rtt_ms, w.rtt_age_minutes, w.near, w.far, w.near_since,
-               w.far_since, w.round_trips, w.samples, w.p10_ms, w.p50_ms, l.limit_ms) AS reason,
+               w.far_since, w.round_trips, w.samples, w.blocks, w.far_blocks, w.far_blocks_show, w.hidden_ms,
+               w.p50_ms, l.limit_ms) AS reason,
            kasm_latency_internal.remedy(w.verdict, w.mixed) AS remedy,
            a.last_seen
     FROM worst AS w
@@ -134,12 +143,15 @@ COMMENT ON COLUMN kasm_latency.flagged.severity IS 'critical or warning: that of
 COMMENT ON COLUMN kasm_latency.flagged.host IS 'Name, as in hosts';
 COMMENT ON COLUMN kasm_latency.flagged.verdict IS 'Verdict on its worst client';
 COMMENT ON COLUMN kasm_latency.flagged.rtt_ms IS 'Milliseconds: the floor of its worst client (see clients.rtt_ms); NULL: not known';
+COMMENT ON COLUMN kasm_latency.flagged.hidden_ms IS 'Milliseconds: the distance that something at the address hides, of its worst client: the median bound of its far blocks, where these lie close together; NULL: none is hidden, or none that is steady';
 COMMENT ON COLUMN kasm_latency.flagged.turnaround_p50_ms IS 'Milliseconds: median turnaround inside transactions of its worst client (see clients.turnaround_p50_ms); NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.flagged.limit_ms IS 'Milliseconds: the setting kasm_latency.rtt_limit';
 COMMENT ON COLUMN kasm_latency.flagged.host_role IS 'Role, as in hosts';
 COMMENT ON COLUMN kasm_latency.flagged.zone IS 'Zone, as in hosts; NULL: not known';
 COMMENT ON COLUMN kasm_latency.flagged.client_addrs IS 'Addresses that its judged clients connect from; NULL: by Unix-domain socket alone';
 COMMENT ON COLUMN kasm_latency.flagged.round_trips IS 'Exchanges of its judged clients in the span';
+COMMENT ON COLUMN kasm_latency.flagged.blocks IS 'Blocks of its worst client that have a bound (see clients.blocks)';
+COMMENT ON COLUMN kasm_latency.flagged.far_blocks IS 'Of these, blocks whose bound is at or above the limit';
 COMMENT ON COLUMN kasm_latency.flagged.reason IS 'Why, in sentences with the figures that the verdict rests on';
 COMMENT ON COLUMN kasm_latency.flagged.remedy IS 'What to check first, and what to do';
 COMMENT ON COLUMN kasm_latency.flagged.last_seen IS 'When its last exchange ended; NULL: none yet';

@@ -12,12 +12,14 @@ DECLARE
     severities text[] := ARRAY['critical', 'warning'];
     found text;
     n bigint;
+    apart bigint;
 BEGIN
     IF severity IS NULL OR severity <> ALL (severities) THEN
         PERFORM kasm_latency_internal.refuse('severity must be critical or warning');
     END IF;
-    SELECT count(*), string_agg(format('%s is %s (round trip %s, turnaround %s)', f.host, f.verdict,
+    SELECT count(*), string_agg(format('%s is %s (round trip %s%s, turnaround %s)', f.host, f.verdict,
                                        coalesce(kasm_latency_internal.ms_text(f.rtt_ms), 'unknown'),
+                                       coalesce(', hidden behind it ' || kasm_latency_internal.ms_text(f.hidden_ms), ''),
                                        coalesce(kasm_latency_internal.ms_text(f.turnaround_p50_ms), 'unknown')), '; ')
     INTO n, found
     FROM kasm_latency.flagged AS f
@@ -26,12 +28,21 @@ BEGIN
         RAISE EXCEPTION '%: %', CASE n WHEN 1 THEN '1 host is flagged' ELSE n || ' hosts are flagged' END, found
             USING HINT = 'SELECT * FROM kasm_latency.flagged says why, and what to do.';
     END IF;
-    SELECT count(*) INTO n FROM kasm_latency_internal.host_impact(NULL) AS i WHERE i.judged AND i.verdict <> 'no_data';
-    IF n = 0 THEN
-        RETURN 'OK, but nothing was measured: does anybody connect, and is kasm_latency_internal.app_roles right?';
-    END IF;
-    RETURN format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
-                  CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END);
+    SELECT count(*) FILTER (WHERE i.verdict <> 'no_data'),
+           string_agg(i.host, ', ' ORDER BY i.host) FILTER (WHERE i.verdict = 'no_data' AND i.connections > 0)
+    INTO n, found
+    FROM kasm_latency_internal.host_figures(NULL) AS i WHERE i.judged;
+    SELECT f.connections INTO apart
+    FROM kasm_latency_internal.client_figures(kasm_latency_internal.recent(), histograms => false) AS f
+    WHERE f.overflow AND f.connections > 0;
+    RETURN CASE WHEN n = 0 THEN 'OK, but nothing was measured: does anybody connect, and is kasm_latency.app_roles right?'
+                ELSE format('OK: %s measured, none of them %s', CASE n WHEN 1 THEN '1 host' ELSE n || ' hosts' END,
+                            CASE severity WHEN 'critical' THEN 'out of band' ELSE 'flagged' END) END
+           -- what was not looked at is not fine
+           || coalesce('; connected, but nothing was measured of: ' || found, '')
+           || CASE WHEN apart IS NULL THEN ''
+                   ELSE format('; not looked at: %s, for which kasm_latency.max_clients left no room',
+                               CASE apart WHEN 1 THEN '1 connection' ELSE apart || ' connections' END) END;
 END
 $$;
 COMMENT ON FUNCTION kasm_latency.assert_in_band(text) IS 'A line that says OK, or an error that names the hosts flagged with that severity or a higher one: for scheduled checks';
@@ -47,9 +58,10 @@ AS $$
         SELECT h.host, min(h.host_role) AS host_role, min(h.zone) AS zone,
                kasm_latency_internal.merge_histograms(
                    CASE metric WHEN 'turnaround' THEN f.ceilings
+                               WHEN 'block' THEN f.bounds
                                WHEN 'server' THEN f.server_times
                                WHEN 'rtt' THEN f.rtts
-                               ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround or server')::bytea END) AS histogram
+                               ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround, block or server')::bytea END) AS histogram
         FROM kasm_latency_internal.client_figures(NULL) AS f
         CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
         WHERE NOT f.overflow
@@ -70,8 +82,9 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT array_agg(b.upper_s ORDER BY b.upper_ms) AS upper_s,
                array_agg(kasm_latency_internal.count_below(m.histogram, b.upper_ms) ORDER BY b.upper_ms) AS cumulative,
-               (SELECT coalesce(sum((x.from_ms + coalesce(x.to_ms, x.from_ms)) / 2 * x.count), 0) / 1000
-                FROM kasm_latency_internal.histogram_cells(m.histogram) AS x) AS sum_s
+               coalesce(kasm_latency_internal.sum_s(m.histogram),
+                        (SELECT coalesce(sum((x.from_ms + coalesce(x.to_ms, x.from_ms)) / 2 * x.count), 0) / 1000
+                         FROM kasm_latency_internal.histogram_cells(m.histogram) AS x)) AS sum_s
         FROM bounds AS b) AS c
 $$;
-COMMENT ON FUNCTION kasm_latency.host_buckets(text) IS 'A histogram of each host since the last reset in the form of a Prometheus histogram: turnaround, server or rtt, in seconds';
+COMMENT ON FUNCTION kasm_latency.host_buckets(text) IS 'A histogram of each host since the last reset in the form of a Prometheus histogram: turnaround, block, server or rtt, in seconds';

@@ -105,13 +105,14 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS MATERIALIZED (
-        SELECT CASE WHEN metric IN ('rtt', 'turnaround', 'server') THEN metric
-                    ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround or server') END AS metric),
+        SELECT CASE WHEN metric IN ('rtt', 'turnaround', 'block', 'server') THEN metric
+                    ELSE kasm_latency_internal.refuse('metric must be rtt, turnaround, block or server') END AS metric),
     cells AS MATERIALIZED (
         SELECT cell.*
         FROM (SELECT kasm_latency_internal.merge_histograms(
                          CASE asked.metric WHEN 'rtt' THEN c.rtts
                                            WHEN 'turnaround' THEN c.ceilings
+                                           WHEN 'block' THEN c.bounds
                                            ELSE c.server_times END) AS merged
               FROM asked
               LEFT JOIN kasm_latency_internal.judged_clients(since) AS c
@@ -144,7 +145,7 @@ AS $$
     FROM counted AS c
     ORDER BY c.from_ms
 $$;
-COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round trips (rtt), turnarounds inside transactions (turnaround) or server times (server) are spread, of one host or of all';
+COMMENT ON FUNCTION kasm_latency.histogram(text, text, interval) IS 'How round trips (rtt), turnarounds inside transactions (turnaround), the bounds of blocks (block) or server times (server) are spread, of one host or of all';
 
 CREATE FUNCTION kasm_latency.reset(host text)
 RETURNS timestamptz

@@ -7,7 +7,7 @@
 CREATE VIEW kasm_latency.verdicts AS
     SELECT * FROM (VALUES
         ('out_of_band', 7, 'critical', 'even the fastest round trip took as long as the limit or longer'),
-        ('unproven', 6, 'warning', 'near by one sign and far by another: see the reason'),
+        ('unproven', 6, 'warning', 'something near answers, and what is behind it may be far: see the reason'),
         ('unexpected_client', 5, 'warning', 'registered in a role that has no business with the database'),
         ('slow_turnaround', 4, 'info', 'the path is near; the client pauses between queries, or the path is congested at times'),
         ('in_band', 3, NULL, 'proven from both sides to be near'),
@@ -59,9 +59,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
+CREATE FUNCTION kasm_latency_internal.far_blocks_show(
+    blocks bigint, far_blocks bigint, far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision,
+    samples bigint, samples_alike bigint, rtt_ms double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN far_blocks < 3 OR far_blocks < 0.05 * blocks THEN 'accident'
+        -- no farther than the floor says that the path is
+        WHEN far_p50_ms < 1.5 * rtt_ms THEN 'path'
+        WHEN far_p90_ms - far_p10_ms > greatest(0.25 * far_p50_ms, 2) THEN
+            CASE WHEN far_blocks >= 0.9 * blocks THEN 'far' ELSE 'pauses' END
+        WHEN far_blocks >= 0.9 * blocks THEN 'distance or pause'
+        -- turnarounds as long as these are usual in the near blocks too
+        WHEN samples_alike > samples * (1 + far_blocks / blocks::double precision) / 2 THEN 'pauses'
+        ELSE 'distance'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, double precision, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles and from how many of all ceilings lie where these bounds do: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
+
 CREATE FUNCTION kasm_latency_internal.verdict(
-    host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint,
-    p10_ms double precision, p50_ms double precision,
+    host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint, blocks bigint,
+    far_blocks_show text, p50_ms double precision,
     limit_ms double precision, min_samples bigint)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -72,18 +93,19 @@ AS $$
         WHEN host_role IN ('proxy', 'agent') THEN 'unexpected_client'
         WHEN mixed THEN 'unproven'
         WHEN rtt_ms >= limit_ms THEN 'out_of_band'
-        WHEN samples < min_samples THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
-        WHEN p10_ms >= limit_ms THEN 'unproven'
-        WHEN p50_ms >= limit_ms THEN 'slow_turnaround'
+        WHEN samples < min_samples OR blocks < 3 THEN CASE WHEN rtt_ms IS NULL THEN 'no_data' ELSE 'floor_only' END
+        WHEN far_blocks_show IN ('distance', 'distance or pause', 'far') THEN 'unproven'
+        WHEN far_blocks_show IN ('pauses', 'path') OR p50_ms >= limit_ms THEN 'slow_turnaround'
         ELSE 'in_band'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.verdict(text, boolean, double precision, boolean, bigint, double precision, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
+COMMENT ON FUNCTION kasm_latency_internal.verdict(text, boolean, double precision, boolean, bigint, bigint, text, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
 CREATE FUNCTION kasm_latency_internal.reason(
     verdict text, host_role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
     near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
-    samples bigint, p10_ms double precision, p50_ms double precision, limit_ms double precision)
+    samples bigint, blocks bigint, far_blocks bigint, far_blocks_show text, hidden_ms double precision,
+    p50_ms double precision, limit_ms double precision)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -111,13 +133,22 @@ AS $$
                                 'has beyond the fastest is the client''s own time, or the path''s congestion.',
                                 round_trips, kasm_latency_internal.ms_text(p50_ms), samples)
                     ELSE format('Of %s exchanges none was timed inside a transaction yet.', round_trips) END
+        WHEN far_blocks_show = 'distance' THEN
+            format('%s of %s transactions came from about %s away: a connection pooler or proxy at this address hides a '
+                   'client that far away, or the path became that long since the connections were made. The fastest '
+                   'round trip to the address itself took %s, and the limit is %s; turnarounds as long as these are not '
+                   'usual in the other transactions, so it is no pause of the client.',
+                   far_blocks, blocks, kasm_latency_internal.ms_text(hidden_ms),
+                   coalesce(kasm_latency_internal.ms_text(rtt_ms), 'an unknown time'), kasm_latency_internal.ms_text(limit_ms))
         WHEN verdict = 'unproven' THEN
-            format('The fastest round trip took %s, but of %s turnarounds inside transactions nine in ten took %s '
-                   'or longer, the typical one %s, over %s exchanges, and the limit is %s. In between stands a connection '
-                   'pooler or proxy that hides a distant client; or the path became slower since the connections were '
-                   'made; or the client pauses before every query.',
-                   coalesce(kasm_latency_internal.ms_text(rtt_ms), 'an unknown time'), samples, kasm_latency_internal.ms_text(p10_ms),
-                   kasm_latency_internal.ms_text(p50_ms), round_trips, kasm_latency_internal.ms_text(limit_ms))
+            format('In %s of %s transactions even the shortest turnaround took %s: the client pauses before every query, '
+                   'or a connection pooler or proxy at this address hides a client that is far away, or the path became '
+                   'longer since the connections were made. The fastest round trip to the address itself took %s, and the '
+                   'limit is %s.',
+                   far_blocks, blocks,
+                   coalesce('about ' || kasm_latency_internal.ms_text(hidden_ms),
+                            kasm_latency_internal.ms_text(limit_ms) || ' or longer, now more, now less'),
+                   coalesce(kasm_latency_internal.ms_text(rtt_ms), 'an unknown time'), kasm_latency_internal.ms_text(limit_ms))
     END
     || CASE WHEN verdict = 'unexpected_client' THEN ''
             WHEN rtt_age_minutes >= 120
@@ -128,7 +159,7 @@ AS $$
                         rtt_age_minutes)
             ELSE '' END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.reason(text, text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
+COMMENT ON FUNCTION kasm_latency_internal.reason(text, text, boolean, double precision, integer, bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint, text, double precision, double precision, double precision) IS 'A verdict in words, with the figures that it rests on';
 
 CREATE FUNCTION kasm_latency_internal.remedy(verdict text, mixed boolean)
 RETURNS text
@@ -147,9 +178,9 @@ AS $$
             'Move this Web App beside the database (same region, best the same zone), and serve its users by a Dedicated '
             'Proxy in their region, which needs no database connection. Check first with ping from the database''s host.'
         WHEN verdict = 'unproven' THEN
-            'Check first what is at this address. A pooler or proxy: measure the round trip from the Web App behind it. '
-            'The Web App itself: a fresh connection measures the path anew, so run psql from that host and look at its row '
-            'in kasm_latency.connections; if that is near, the client pauses, so look at that host''s load.'
+            'Find out first how far the Web App itself is: a fresh connection measures the path anew, so run psql on it, '
+            'straight to the database and past any pooler, and look at that connection''s row in kasm_latency.connections. '
+            'If that is far, move the Web App beside the database. If it is near, the client pauses: look at that host''s load.'
     END
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.remedy(text, boolean) IS 'What to do about a verdict, and what to check first';

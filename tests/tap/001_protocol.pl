@@ -32,8 +32,9 @@ $node->safe_psql('postgres', q(
 my $figures = q(
 	SELECT coalesce(sum(round_trips), 0), coalesce(sum(transactions), 0),
 	       coalesce(sum(kasm_latency_internal.count_from(ceilings, 0)), 0),
-	       coalesce(sum(kasm_latency_internal.count_from(other_turnarounds, 0)), 0),
-	       coalesce(sum(kasm_latency_internal.count_from(server_times, 0)), 0)
+	       coalesce(sum(other_turnarounds), 0),
+	       coalesce(sum(kasm_latency_internal.count_from(server_times, 0)), 0),
+	       coalesce(sum(kasm_latency_internal.count_from(bounds, 0)), 0)
 	FROM kasm_latency_internal.client_figures(NULL)
 	WHERE role_oid = 'probe'::regrole);
 
@@ -45,8 +46,9 @@ sub gone
 	return;
 }
 
-# Run a case on a new connection and compare all five counts, once while the
+# Run a case on a new connection and compare all six counts, once while the
 # connection lives (read beside its slot) and once after it has left (folded).
+# A case is one block, if it has ceilings: unless it says how many there are.
 sub counts
 {
 	my ($name, $expected, $work, %option) = @_;
@@ -54,11 +56,11 @@ sub counts
 	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
 	my $client = RawClient->new(port => $node->port, user => 'probe', database => 'postgres');
 	$work->($client);
-	my $wanted = join('|', @$expected);
+	my $wanted = join('|', @$expected, $option{blocks} // ($expected->[2] > 0 ? 1 : 0));
 	if (!$option{leaves})
 	{
 		is($node->safe_psql('postgres', $figures), $wanted,
-			"$name: exchanges, transactions, ceilings, other turnarounds, server times");
+			"$name: exchanges, transactions, ceilings, other turnarounds, server times, blocks");
 		$client->leave;
 	}
 	gone();
@@ -299,6 +301,63 @@ counts('switched off and on', [ 3, 3, 0, 3, 3 ], sub {
 	$c->exchange(1, q1('SELECT 1')) for 1 .. 2;
 	$c->exchange(1, q1('SELECT 1'));
 });
+
+# ----- blocks: what lies between two ReadyForQuery with status I, if a ceiling lies in it
+
+counts('two blocks', [ 7, 2, 5, 2, 7 ],
+	sub { $_[0]->exchange(1, q1($_)) for 'BEGIN', 'SELECT 1', 'COMMIT', 'BEGIN', 'SELECT 1', 'SELECT 2', 'COMMIT' },
+	blocks => 2);
+counts('a block in one query has no bound', [ 2, 2, 0, 2, 2 ],
+	sub { $_[0]->exchange(1, q1('BEGIN; SELECT 1; COMMIT')) for 1 .. 2 });
+counts('savepoints are of their block', [ 7, 1, 6, 1, 7 ],
+	sub { $_[0]->exchange(1, q1($_))
+		for 'BEGIN', 'SAVEPOINT a', 'SELECT 1/0', 'ROLLBACK TO a', 'SELECT 1', 'RELEASE a', 'COMMIT' });
+counts('a failed block', [ 3, 1, 2, 1, 3 ],
+	sub { $_[0]->exchange(1, q1($_)) for 'BEGIN', 'SELECT 1/0', 'COMMIT' });
+counts('COMMIT AND CHAIN is no end of one', [ 5, 1, 4, 1, 5 ],
+	sub { $_[0]->exchange(1, q1($_)) for 'BEGIN', 'SELECT 1', 'COMMIT AND CHAIN', 'SELECT 1', 'COMMIT' });
+counts('a driver that flushes makes one of each query', [ 4, 2, 2, 2, 4 ], sub {
+	my $c = shift;
+	for (1 .. 2)
+	{
+		$c->send_burst(RawClient::parse('', 'SELECT 1'), RawClient::flush());
+		$c->read_until('1');
+		$c->exchange(1, RawClient::bind_portal('', ''), RawClient::execute(''), RawClient::sync());
+	}
+}, blocks => 2);
+# data has no stamp, so the wait for it is no turnaround
+counts('COPY in inside of one', [ 4, 1, 2, 1, 3 ], sub {
+	my $c = shift;
+	$c->exchange(1, q1('BEGIN'));
+	$c->send_burst(q1('COPY item FROM STDIN'));
+	$c->read_until('G');
+	$c->exchange(1, RawClient::copy_data("99\n"), RawClient::copy_done());
+	$c->exchange(1, q1('ROLLBACK'));
+});
+
+# The bound is the shortest of the pauses, and a block left open ends with its connection.
+sub bound
+{
+	my ($name, $low, $high, @pauses) = @_;
+	gone();
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	my $c = RawClient->new(port => $node->port, user => 'probe', database => 'postgres');
+	$c->exchange(1, q1('BEGIN'));
+	for my $pause (@pauses) { usleep(1000 * $pause); $c->exchange(1, q1('SELECT 1')); }
+	is($node->safe_psql('postgres', $figures) =~ s/.*\|//r, '0', "$name: not while it lasts");
+	$c->leave;
+	gone();
+	is($node->safe_psql('postgres', qq(
+			SELECT kasm_latency_internal.count_from(bounds, 0),
+			       kasm_latency_internal.percentile_ms(bounds, 0.5) BETWEEN $low AND $high,
+			       kasm_latency_internal.percentile_ms(bounds, 0.5) BETWEEN turnaround_min_ms - 0.001 AND turnaround_min_ms + 0.001,
+			       round(kasm_latency_internal.sum_s(bounds)::numeric * 1000, 3) = round(turnaround_min_ms::numeric, 3)
+			FROM kasm_latency_internal.client_figures('1 hour') WHERE role_oid = 'probe'::regrole)),
+		'1|t|t|t', "$name: its shortest turnaround, to the microsecond");
+	return;
+}
+bound('pauses of 30, 12 and 50 ms', 12, 29, 30, 12, 50);
+bound('a pause of 25 ms', 25, 500, 25);
 
 # ----- chains: their lengths, of a connection that has left
 
