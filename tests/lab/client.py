@@ -1,73 +1,178 @@
 """A client of the lab.
 
     client.py MODE DSN [--seconds S | --launches N] [--queries N] [--pause S]
-              [--think S] [--autocommit] [--sqlalchemy] [--connections N] [--update]
+              [--think S [--vary SHARE] [--busy]] [--autocommit | --begin | --sqlalchemy]
+              [--connections N] [--update]
 
 Modes:
 
 launches    what Kasm does: BEGIN, so many sequential queries, COMMIT (the
-            driver sends each by itself and waits), and a pause.  With
-            --autocommit the queries alone; with --update the first one
-            updates a row that all launches share.
+            driver sends each by itself and waits), and a pause.  psycopg2
+            sends BEGIN as the first query is asked for, so that nothing is
+            done between the two.  With --begin the program does that itself,
+            as one in Go does, and works after it too; with --autocommit the
+            queries alone; with --sqlalchemy as Kasm has it.  With --update
+            the first query updates a row that all launches share.
+asyncpg     the same through asyncpg, which sends BEGIN by itself
 pipeline    the same queries in libpq's pipeline mode, by psycopg 3
 bulk        large results and COPY both ways, also read slowly
 slow        a server that takes its time: pg_sleep, a lock, a commit
 commotion   notifications, idling in transactions, cursors, errors, cancelled,
             timed out and terminated queries
 
-Prints what it counted as JSON; exchanges are null where it cannot know.
+--think is work before each query and before COMMIT (but not of SQLAlchemy's
+commit); it is slept through, or with --busy the processor's.  --vary makes
+each piece of it longer by chance, up to that share.
+
+Prints what it counted as JSON: launches, exchanges, and blocks (transactions
+of more than one exchange); the latter are null where it cannot know.
 """
 import argparse
+import asyncio
 import io
 import json
+import random
 import select
 import threading
 import time
 
 import psycopg2
 import psycopg2.errors
+import psycopg2.extensions
+
+
+def working_time(options):
+    """How long the client's own work takes this time."""
+    return options.think * (1 + options.vary * random.random())
+
+
+def work(options):
+    if not options.busy:
+        time.sleep(working_time(options))
+        return
+    end = time.thread_time() + working_time(options)
+    while time.thread_time() < end:
+        pass
+
+
+def count(counted, launches, exchanges, blocks):
+    with counted["lock"]:
+        counted["launches"] += launches
+        counted["exchanges"] += exchanges
+        counted["blocks"] += blocks
 
 
 def launches(options, counted):
     if options.sqlalchemy:
         return sqlalchemy_launches(options, counted)
     conn = psycopg2.connect(options.dsn)
-    conn.autocommit = options.autocommit
+    conn.autocommit = options.autocommit or options.begin
 
     def launch():
         cursor = conn.cursor()
+        if options.begin:
+            cursor.execute("BEGIN")
         for i in range(options.queries):
-            time.sleep(options.think)
+            work(options)
             if i == 0 and options.update:
                 cursor.execute("UPDATE launched SET n = n + 1")
             else:
                 cursor.execute("SELECT %s", (i,))
         if not options.autocommit:
-            time.sleep(options.think)
-            conn.commit()
+            work(options)
+            if options.begin:
+                cursor.execute("COMMIT")
+            else:
+                conn.commit()
 
-    repeat(options, counted, launch)
+    done = repeat(options, launch)
+    if options.autocommit:
+        count(counted, done, done * options.queries, 0)
+    else:
+        count(counted, done, done * (options.queries + 2), done)
     conn.close()
+
+
+class CountedCursor(psycopg2.extensions.cursor):
+    def execute(self, *query):
+        self.connection.asked()
+        return super().execute(*query)
+
+
+class CountedConnection(psycopg2.extensions.connection):
+    """Counts what SQLAlchemy asks for by itself too, as when it connects."""
+    exchanges = blocks = 0
+
+    def in_transaction(self):
+        return self.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_IDLE
+
+    def asked(self):
+        # the driver sends BEGIN first
+        self.exchanges += 1 if self.in_transaction() or self.autocommit else 2
+
+    def ended(self):
+        if self.in_transaction():
+            self.exchanges += 1
+            self.blocks += 1
+
+    def cursor(self, *args, cursor_factory=None, **options):
+        return super().cursor(*args, cursor_factory=CountedCursor, **options)
+
+    def commit(self):
+        self.ended()
+        super().commit()
+
+    def rollback(self):
+        self.ended()
+        super().rollback()
 
 
 def sqlalchemy_launches(options, counted):
     from sqlalchemy import create_engine, text
     from sqlalchemy.orm import Session
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(options.dsn),
-                           pool_size=10, max_overflow=20)
+    made = []
+
+    def connect():
+        made.append(psycopg2.connect(options.dsn, connection_factory=CountedConnection))
+        return made[-1]
+
+    engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=10, max_overflow=20)
 
     def launch():
         with Session(engine) as session:
             for i in range(options.queries):
-                time.sleep(options.think)
+                work(options)
                 session.execute(text("SELECT :i"), {"i": i})
             session.commit()
 
-    repeat(options, counted, launch)
+    done = repeat(options, launch)
     engine.dispose()
+    count(counted, done, sum(conn.exchanges for conn in made), sum(conn.blocks for conn in made))
 
 
-def repeat(options, counted, launch):
+def asyncpg(options, counted):
+    import asyncpg as driver
+    loop = asyncio.new_event_loop()
+    parts = dict(part.split("=", 1) for part in options.dsn.split())
+    conn = loop.run_until_complete(driver.connect(
+        host=parts["host"], port=parts["port"], user=parts["user"], database=parts["dbname"], ssl=False))
+
+    async def launch():
+        async with conn.transaction():
+            for i in range(options.queries):
+                await asyncio.sleep(working_time(options))
+                await conn.fetchval("SELECT $1::int", i)
+            await asyncio.sleep(working_time(options))
+
+    done = repeat(options, lambda: loop.run_until_complete(launch()))
+    # the first query of all is parsed and described, with Flush, by an exchange of its own
+    count(counted, done, done * (options.queries + 2) + 1, done)
+    loop.run_until_complete(conn.close())
+    loop.close()
+
+
+def repeat(options, launch):
+    """Launch for so long, or so often; how often it was."""
     end = None if options.seconds is None else time.monotonic() + options.seconds
     done = 0
     while ((end is None or time.monotonic() < end)
@@ -75,14 +180,12 @@ def repeat(options, counted, launch):
         launch()
         done += 1
         time.sleep(options.pause)
-    with counted["lock"]:
-        counted["launches"] += done
-        counted["exchanges"] += done * (options.queries + (0 if options.autocommit else 2))
+    return done
 
 
 def pipeline(options, counted):
     import psycopg
-    counted["exchanges"] = None
+    counted["exchanges"] = counted["blocks"] = None
     conn = psycopg.connect(options.dsn, autocommit=options.autocommit, prepare_threshold=None)
     for _ in range(options.launches):
         with conn.pipeline():
@@ -108,7 +211,7 @@ class SlowReader(io.RawIOBase):
 
 
 def bulk(options, counted):
-    counted["exchanges"] = None
+    counted["exchanges"] = counted["blocks"] = None
     conn = psycopg2.connect(options.dsn)
     cursor = conn.cursor()
     fifty_mb = "COPY (SELECT repeat('x', 999) FROM generate_series(1, 50000)) TO STDOUT"
@@ -125,7 +228,7 @@ def bulk(options, counted):
 
 
 def slow(options, counted):
-    counted["exchanges"] = None
+    counted["exchanges"] = counted["blocks"] = None
     conn, holder = psycopg2.connect(options.dsn), psycopg2.connect(options.dsn)
     cursor = conn.cursor()
     cursor.execute("CREATE TABLE slow (id int)")
@@ -151,7 +254,7 @@ def slow(options, counted):
 
 
 def commotion(options, counted):
-    counted["exchanges"] = None
+    counted["exchanges"] = counted["blocks"] = None
     conn, other = psycopg2.connect(options.dsn), psycopg2.connect(options.dsn)
     other.autocommit = True
     cursor, aside = conn.cursor(), other.cursor()
@@ -192,29 +295,33 @@ def commotion(options, counted):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=["launches", "pipeline", "bulk", "slow", "commotion"])
+    parser.add_argument("mode", choices=["launches", "asyncpg", "pipeline", "bulk", "slow", "commotion"])
     parser.add_argument("dsn")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--launches", type=int)
     parser.add_argument("--queries", type=int, default=10)
     parser.add_argument("--pause", type=float, default=0.1)
     parser.add_argument("--think", type=float, default=0)
-    parser.add_argument("--autocommit", action="store_true")
-    parser.add_argument("--sqlalchemy", action="store_true")
+    parser.add_argument("--vary", type=float, default=0)
+    parser.add_argument("--busy", action="store_true")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--autocommit", action="store_true")
+    how.add_argument("--begin", action="store_true")
+    how.add_argument("--sqlalchemy", action="store_true")
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--connections", type=int, default=1)
     options = parser.parse_args()
 
-    counted = {"launches": 0, "exchanges": 0, "lock": threading.Lock()}
+    counted = {"launches": 0, "exchanges": 0, "blocks": 0, "lock": threading.Lock()}
     failed = []
 
-    def work():
+    def run():
         try:
             globals()[options.mode](options, counted)
         except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(options.connections)]
+    threads = [threading.Thread(target=run) for _ in range(options.connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
