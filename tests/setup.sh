@@ -65,6 +65,7 @@ fi
 if asked lab answers; then
 	want pgbouncer test -x /usr/sbin/pgbouncer
 	want socat program socat
+	want haproxy test -x /usr/sbin/haproxy
 	want nftables program nft
 	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 fi
@@ -81,10 +82,12 @@ fi
 if asked tap watched; then
 	want_extension pg_cron cron
 fi
+if asked tap lab; then
+	want python3-asyncpg python_module asyncpg
+fi
 if asked tap; then
 	want_extension pgaudit pgaudit
 	want libipc-run-perl perl -MIPC::Run -e 1
-	want python3-asyncpg python_module asyncpg
 fi
 if asked watched; then
 	want chromium program chromium
@@ -115,7 +118,7 @@ drop_unknown() {
 	local package kept=()
 	for package in "${packages[@]}"; do
 		case $package in
-			python3-psycopg | python3-asyncpg | postgresql-[0-9]*-* | prometheus*)
+			python3-psycopg | python3-asyncpg | haproxy | postgresql-[0-9]*-* | prometheus*)
 				if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null &&
 					! apt-cache show "$package" >/dev/null 2>&1; then
 					echo "setup: this release has no $package: what needs it is not run" >&2
@@ -164,7 +167,8 @@ if [ ! -e "$no_start" ]; then
 fi
 trap '$as_root rm -f "${made[@]}"' EXIT
 $as_root apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2
-# nor are these to start with the machine from now on: they would watch it
-for service in prometheus prometheus-postgres-exporter; do
+# nor are these to start with the machine from now on: they would watch it, or
+# listen
+for service in haproxy prometheus prometheus-postgres-exporter; do
 	[[ " ${packages[*]} " != *" $service "* ]] || $as_root update-rc.d "$service" disable
 done
