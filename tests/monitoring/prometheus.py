@@ -135,7 +135,7 @@ scrape_configs:
 
     def wait_for_alerts(self, wanted, after):
         """Until these fire, and no others."""
-        if not lab.wait_until(lambda: self.alerts() == wanted):
+        if not lab.wait_until(lambda: self.alerts() == wanted, 60):
             require(False, f"after {after} {self.alerts()} fire, not {wanted}; " + self.log(EXPORTER))
 
     def exported(self):
@@ -150,8 +150,10 @@ scrape_configs:
     # ----- the story
 
     def launch(self, think):
+        # one that works after its BEGIN too cannot be told from a distance
         clients = [host.client("--launches", str(LAUNCHES[name]), "--pause", "0", "--connections", str(CONNECTIONS),
-                               "--think", str(think if name == THINKS else 0), dsn=host.dsn(dbname="postgres"))
+                               *(["--begin", "--think", str(think)] if name == THINKS else []),
+                               dsn=host.dsn(dbname="postgres"))
                    for name, host in self.hosts.items() if name != PROXY or think]
         for client in clients:
             lab.result(client)
