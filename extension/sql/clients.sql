@@ -46,7 +46,7 @@ AS $$
         SELECT c.*, b.p10_ms AS far_p10_ms, b.p90_ms AS far_p90_ms,
                kasm_latency_internal.percentile_ms(b.bounds, 0.5) AS far_p50_ms,
                kasm_latency_internal.count_from(c.ceilings, 0.9 * b.p10_ms)
-               - kasm_latency_internal.count_from(c.ceilings, 1.1 * b.p90_ms) AS samples_alike
+               - kasm_latency_internal.count_from(c.ceilings, 1.25 * b.p90_ms) AS samples_alike
         FROM counted AS c, setting AS s
         CROSS JOIN LATERAL (
             SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS p (bounds)

@@ -71,12 +71,14 @@ AS $$
         -- no farther than the floor says that the path is
         WHEN far_p50_ms < 1.5 * rtt_ms THEN 'path'
         WHEN far_p90_ms - far_p10_ms > greatest(0.25 * far_p50_ms, 2) THEN
-            CASE WHEN far_blocks >= 0.9 * blocks THEN 'far' ELSE 'pauses' END
-        WHEN far_blocks >= 0.9 * blocks THEN 'distance or pause'
+            CASE WHEN n.nearly_all THEN 'far' ELSE 'pauses' END
+        WHEN n.nearly_all THEN 'distance or pause'
         -- turnarounds as long as these are usual in the near blocks too
         WHEN samples_alike > samples * (1 + far_blocks / blocks::double precision) / 2 THEN 'pauses'
         ELSE 'distance'
     END
+    -- one or two near ones are as little as one or two far ones
+    FROM (SELECT far_blocks >= 0.9 * blocks OR blocks - far_blocks < 3) AS n (nearly_all)
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, double precision, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles and from how many of all ceilings lie where these bounds do: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
 

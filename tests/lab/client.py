@@ -221,9 +221,11 @@ def bulk(options, counted):
     cursor.copy_expert(fifty_mb, SlowReader())
     cursor.execute("CREATE TEMPORARY TABLE data (line text)")
     cursor.copy_expert("COPY data FROM STDIN", io.StringIO(("x" * 999 + "\n") * 20000))
-    for i in range(40):
-        cursor.execute("SELECT %s", (i,))
     conn.commit()
+    for _ in range(4):
+        for i in range(10):
+            cursor.execute("SELECT %s", (i,))
+        conn.commit()
     conn.close()
 
 
