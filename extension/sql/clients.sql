@@ -46,7 +46,8 @@ AS $$
         SELECT c.*, b.p10_ms AS far_p10_ms, b.p90_ms AS far_p90_ms,
                kasm_latency_internal.percentile_ms(b.bounds, 0.5) AS far_p50_ms,
                kasm_latency_internal.count_from(c.ceilings, 0.9 * b.p10_ms)
-               - kasm_latency_internal.count_from(c.ceilings, 1.25 * b.p90_ms) AS samples_alike
+               - kasm_latency_internal.count_from(c.ceilings, 1.25 * b.p90_ms) AS samples_alike,
+               greatest(kasm_latency_internal.count_from(c.bounds, 0.5 * b.p10_ms) - c.far_blocks, 0) AS blocks_between
         FROM counted AS c, setting AS s
         CROSS JOIN LATERAL (
             SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS p (bounds)
@@ -84,7 +85,8 @@ AS $$
     CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     CROSS JOIN LATERAL (SELECT kasm_latency_internal.far_blocks_show(
-        f.blocks, f.far_blocks, f.far_p10_ms, f.far_p50_ms, f.far_p90_ms, f.samples, f.samples_alike, r.rtt_ms)) AS b (show)
+        f.blocks, f.far_blocks, f.far_p10_ms, f.far_p50_ms, f.far_p90_ms, f.samples, f.samples_alike,
+        f.blocks_between, r.rtt_ms)) AS b (show)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
         h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
         f.samples, f.blocks, b.show, f.p50_ms, s.limit_ms, s.min_samples)

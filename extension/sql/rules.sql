@@ -61,7 +61,7 @@ COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, doub
 
 CREATE FUNCTION kasm_latency_internal.far_blocks_show(
     blocks bigint, far_blocks bigint, far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision,
-    samples bigint, samples_alike bigint, rtt_ms double precision)
+    samples bigint, samples_alike bigint, blocks_between bigint, rtt_ms double precision)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -73,6 +73,8 @@ AS $$
         WHEN far_p90_ms - far_p10_ms > greatest(0.25 * far_p50_ms, 2) THEN
             CASE WHEN n.nearly_all THEN 'far' ELSE 'pauses' END
         WHEN n.nearly_all THEN 'distance or pause'
+        -- they are the end of a broad distribution, which the limit happens to cut
+        WHEN blocks_between >= 0.5 * far_blocks THEN 'pauses'
         -- turnarounds as long as these are usual in the near blocks too
         WHEN samples_alike > samples * (1 + far_blocks / blocks::double precision) / 2 THEN 'pauses'
         ELSE 'distance'
@@ -80,7 +82,7 @@ AS $$
     -- one or two near ones are as little as one or two far ones
     FROM (SELECT far_blocks >= 0.9 * blocks OR blocks - far_blocks < 3) AS n (nearly_all)
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, double precision, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles and from how many of all ceilings lie where these bounds do: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
+COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles, from how many of all ceilings lie where these bounds do, and how many bounds between half of that and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
 
 CREATE FUNCTION kasm_latency_internal.verdict(
     host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint, blocks bigint,
