@@ -440,19 +440,18 @@ client_unlink_slot(int index, int number)
 }
 
 /*
- * Take a connection's last exchange into its client's.  Which is the later is
- * told by the minutes' clock: a wall clock that was in the future for a while
- * must not make a client seen for ever.
+ * Take a connection's last exchange into its client's.  A time that is still to
+ * come was stamped when the wall clock was wrong: it must not make a client
+ * seen until then.
  */
 void
 client_note_seen(ClientIdentity *identity, const Slot *slot)
 {
-	if (slot->newest_minute < identity->last_seen_minute ||
-		(slot->newest_minute == identity->last_seen_minute &&
-		 slot->last_seen < identity->last_seen))
-		return;
-	identity->last_seen = slot->last_seen;
-	identity->last_seen_minute = slot->newest_minute;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz seen = Min(slot->last_seen, now);
+
+	if (identity->last_seen < seen || identity->last_seen > now)
+		identity->last_seen = seen;
 }
 
 /*
@@ -513,7 +512,6 @@ reset_entry(int index, TimestampTz now)
 	history_clear(&client_histories[index]);
 	entry->identity.first_seen = now;
 	entry->identity.last_seen = now;
-	entry->identity.last_seen_minute = 0;
 	entry->identity.stats_since = now;
 	client_forget_floor(&entry->identity);
 

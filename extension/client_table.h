@@ -44,7 +44,6 @@ typedef struct ClientIdentity
 	TimestampTz first_seen;
 	TimestampTz last_seen;
 	TimestampTz stats_since;
-	uint32 last_seen_minute;   /* of last_seen: nobody can set that clock */
 	uint32 far_logged_minute;  /* when that was logged; under the table lock */
 	uint32 floor_us;		   /* lowest of the newest minute with a connect */
 	uint32 floor_minute;	   /* that minute */

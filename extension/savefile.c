@@ -229,8 +229,6 @@ restore(const ClientIdentity *identity, const History *history)
 	history_drop_future(&client_histories[index], now_minute);
 	if (identity->floor_minute > now_minute)
 		client_forget_floor(&entry->identity);
-	if (identity->last_seen_minute > now_minute)
-		entry->identity.last_seen_minute = 0;
 	if (identity->far_logged_minute > now_minute)
 		entry->identity.far_logged_minute = 0;
 }

@@ -67,6 +67,8 @@ if asked lab answers; then
 	want socat program socat
 	want haproxy test -x /usr/sbin/haproxy
 	want nftables program nft
+fi
+if asked tap lab answers; then
 	want libfaketime compgen -G '/usr/lib/*/faketime/libfaketime.so.1'
 fi
 if asked bench cost builds; then

@@ -1,0 +1,262 @@
+# What depends on minutes, on clocks and on how a connection ends.  The minutes
+# pass in seconds: the server's clocks are made to run faster by libfaketime.
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+use RawClient;
+
+my ($faketime) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+my $new = 0;
+
+# a server of its own; with a time, its clocks are faked
+sub server
+{
+	my ($conf, $time) = @_;
+	my $node = PostgreSQL::Test::Cluster->new('minutes' . ++$new);
+	$node->init;
+	$node->append_conf('postgresql.conf', qq(
+shared_preload_libraries = 'kasm_latency'
+listen_addresses = '127.0.0.1'
+autovacuum = off
+$conf
+));
+	start($node, $time);
+	$node->safe_psql('postgres', 'CREATE EXTENSION kasm_latency; CREATE ROLE probe LOGIN; CREATE ROLE other LOGIN');
+	return $node;
+}
+
+sub start
+{
+	my ($node, $time) = @_;
+	local $ENV{LD_PRELOAD} = $time ? $faketime : '';
+	local $ENV{FAKETIME} = $time // '';
+	$node->start;
+	return;
+}
+
+sub client
+{
+	my ($node, $user) = @_;
+	return RawClient->new(port => $node->port, user => $user // 'probe', database => 'postgres');
+}
+
+sub query { my ($c, @sql) = @_; $c->exchange(1, RawClient::query($_)) for @sql; return }
+
+sub gone
+{
+	my ($node) = @_;
+	$node->poll_query_until('postgres',
+		q(SELECT count(*) = 0 FROM kasm_latency.connections WHERE username IN ('probe', 'other')))
+	  or die 'the connection stays';
+	return;
+}
+
+sub figure
+{
+	my ($node, $what, $span) = @_;
+	$span = $span ? "'$span'" : 'NULL';
+	return $node->safe_psql('postgres',
+		"SELECT $what FROM kasm_latency_internal.client_figures($span) WHERE role_oid = 'probe'::regrole");
+}
+
+# ----- a wait for the client that ends the connection, with a transaction open
+
+{
+	my $node = server('');
+	my %ends = (
+		'the server gives up' => sub { $_[0]->read_until('$') },
+		'terminated' => sub {
+			usleep(400_000);
+			$node->safe_psql('postgres',
+				q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'probe'));
+			$_[0]->read_until('$');
+		},
+		'the client vanishes' => sub { usleep(400_000); close $_[0]->{sock} },
+		'the client says farewell' => sub { usleep(400_000); $_[0]->leave });
+	for my $end (sort keys %ends)
+	{
+		$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+		$node->safe_psql('postgres', 'ALTER ROLE probe SET idle_in_transaction_session_timeout = '
+			  . ($end eq 'the server gives up' ? '400' : '0'));
+		my $c = client($node);
+		query($c, 'BEGIN', 'SELECT 1');
+		$ends{$end}->($c);
+		gone($node);
+		is( figure($node, q(round_trips, in_transaction_wait_s BETWEEN 0.39 AND 20, chain_s < 0.39,
+				kasm_latency_internal.count_from(bounds, 0), kasm_latency_internal.count_from(chain_lengths, 0))),
+			'2|t|t|1|1', "$end: the wait counts, so do block and chain");
+	}
+
+	# not the time of a query that was at work when the connection ended
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$node->safe_psql('postgres', 'ALTER ROLE probe RESET idle_in_transaction_session_timeout');
+	my $c = client($node);
+	query($c, 'BEGIN', 'SELECT 1');
+	$c->send_burst(RawClient::query('SELECT pg_sleep(60)'));
+	$node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'));
+	usleep(400_000);
+	$node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'probe'));
+	$c->read_until('$');
+	gone($node);
+	is(figure($node, 'round_trips, in_transaction_wait_s < 0.39'), '3|t', 'terminated at work: that was no wait');
+
+	# always a byte ahead, as a pipeline that streams
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$c = client($node);
+	my $message = RawClient::query('SELECT 1');
+	my ($first, $rest) = (substr($message, 0, 1), substr($message, 1));
+	$c->send_burst($first);
+	my $answered = 0;
+	my $until = time + 3;
+	while (time < $until)
+	{
+		$c->exchange(1, $rest, $first);
+		$answered++;
+	}
+	cmp_ok($answered, '>', 1, 'a client that is a byte ahead is answered');
+	cmp_ok(figure($node, 'round_trips'), '>', 0, 'and counted');
+	$c->leave;
+	$node->stop;
+}
+
+# ----- the save file waits until the server is there
+
+{
+	my $node = server('');
+	query(client($node), 'SELECT 1');
+	$node->stop;
+	my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
+	append_to_file($node->data_dir . '/pg_hba.conf', "what is this\n");
+	ok(!$node->start(fail_ok => 1), 'a typo in pg_hba.conf: the server does not start');
+	unlink $node->data_dir . '/pg_hba.conf';
+	append_to_file($node->data_dir . '/pg_hba.conf', $hba);
+	start($node);
+	is(figure($node, 'round_trips'), '1', 'mended, it has its statistics still');
+	ok(!-e $node->data_dir . '/pg_stat/kasm_latency.stat', 'and the file is gone, as a client is there');
+	$node->stop;
+}
+
+# ----- the limit is the server's: neither a session's, nor the file's where the command line says otherwise
+
+{
+	my $node = server('kasm_latency.rtt_limit = 1min');
+	$node->stop;
+	system_or_bail('pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile,
+		'-o', '-c kasm_latency.rtt_limit=0.001', 'start');
+	$node->_update_pid(1) if $node->can('_update_pid');
+	my $loaded = $node->safe_psql('postgres', 'SELECT pg_conf_load_time()');
+	$node->append_conf('postgresql.conf', 'kasm_latency.rtt_limit = 2min');
+	$node->reload;
+	$node->poll_query_until('postgres', "SELECT pg_conf_load_time() > '$loaded'");
+	query(client($node), 'SELECT 1');
+	gone($node);
+	like(slurp_file($node->logfile), qr/client 127\.0\.0\.1.* is \S+ ms away; the limit is 0\.001 ms/,
+		'the command line is stronger than the file, also after a reload');
+	system_or_bail('pg_ctl', '-w', '-D', $node->data_dir, '-m', 'fast', 'stop');
+	$node->_update_pid(0) if $node->can('_update_pid');
+}
+
+SKIP:
+{
+	skip 'there is no libfaketime', 7 unless $faketime;
+
+	# ----- an exchange that a Flush ends belongs to the minute in which it ends
+
+	my $node = server('kasm_latency.max_clients = 2', '+0 x40');
+	my $minute = q(SELECT floor(extract(epoch FROM clock_timestamp()) / 60));
+	my $c = client($node);
+	query($c, 'SELECT 1');
+	my $began = $node->safe_psql('postgres', $minute);
+	$node->poll_query_until('postgres', "$minute >= $began + 3");
+	$c->send_burst(RawClient::parse('s', 'SELECT 1'), RawClient::describe('S', 's'), RawClient::flush());
+	$c->read_until('T');
+	$c->exchange(1, RawClient::bind_portal('', 's'), RawClient::execute(''), RawClient::sync());
+	is(figure($node, 'round_trips', '1 minute'), '2', 'Parse, Flush; Execute, Sync after a pause: both are recent');
+	is(figure($node, 'round_trips'), '3', 'and all are counted');
+
+	# ----- no room: one that found none gets an entry when there is
+
+	my $observer = $node->background_psql('postgres');
+	$observer->query_safe('SELECT 1');
+	my $late = client($node, 'other');
+	query($late, 'SELECT 1');
+	my $overflow = q(SELECT connections, round_trips > 0 FROM kasm_latency_internal.client_figures('1 minute') WHERE overflow);
+	is($node->safe_psql('postgres', $overflow), '1|t', 'who finds no room is in the overflow');
+	like($node->safe_psql('postgres', 'SELECT kasm_latency.assert_in_band()'),
+		qr/; not looked at: 1 connection, for which kasm_latency\.max_clients left no room$/,
+		'and the check says that it was not looked at');
+	$c->leave;
+	my $own = q(SELECT count(*) FROM kasm_latency_internal.client_figures('1 hour') WHERE role_oid = 'other'::regrole);
+	for (1 .. 600)
+	{
+		query($late, 'SELECT 1');
+		last if $node->safe_psql('postgres', $own);
+		usleep(100_000);
+	}
+	is($node->safe_psql('postgres', $own), '1', 'there is room: it gets an entry of its own, at the end of a minute');
+	is($node->safe_psql('postgres', $overflow =~ s/1 minute/1 hour/r), '0|t', 'and has left the overflow');
+	$late->leave;
+	$observer->quit;
+	$node->stop;
+
+	# ----- a wall clock that is wrong
+
+	$node = server('', '@1999-12-31 23:30:00 x40');
+	query(client($node), 'SELECT 1') for 1 .. 2;
+	gone($node);
+	$c = client($node);
+	query($c, 'SELECT 1');
+	$began = $node->safe_psql('postgres', $minute);
+	$node->poll_query_until('postgres', "$minute >= $began + 3");
+	query($c, 'SELECT 1');
+	is(figure($node, 'round_trips', '1 minute') . '|' . figure($node, 'round_trips'), '1|4',
+		'a clock before 2000: minutes end');
+	$c->leave;
+	$node->stop;
+}
+
+# ----- a wall clock that was in the future for a while
+
+SKIP:
+{
+	skip 'there is no libfaketime', 2 unless $faketime;
+
+	my $offset = abs_path(PostgreSQL::Test::Utils::tempdir()) . '/offset'; # the server is elsewhere
+	my $set = sub { unlink $offset; append_to_file($offset, "$_[0]\n"); return };
+	$set->('+0');
+	local $ENV{FAKETIME_TIMESTAMP_FILE} = $offset;
+	local $ENV{FAKETIME_NO_CACHE} = 1;
+	local $ENV{DONT_FAKE_MONOTONIC} = 1;
+	local $ENV{FAKETIME_DONT_FAKE_MONOTONIC} = 1;
+	my $node = server('', '');
+	$node->stop;
+	{
+		local $ENV{LD_PRELOAD} = $faketime;
+		$node->start;
+	}
+	my $c = client($node);
+	query($c, 'SELECT 1');
+	$set->('+10y');
+	query($c, 'SELECT 1');
+	is($node->safe_psql('postgres', "SELECT clock_timestamp() > '2036-01-01'"), 't', 'the clock is ten years ahead');
+	$c->leave;
+	gone($node);
+	$set->('+0');
+	$c = client($node);
+	query($c, 'SELECT 1');
+	is(figure($node, q(round_trips, last_seen BETWEEN clock_timestamp() - interval '5 min' AND clock_timestamp())), '3|t',
+		'the client was seen when it was, not then');
+	$c->leave;
+	$node->stop;
+}
+
+done_testing();
