@@ -142,7 +142,8 @@ client_table_startup(void)
 }
 
 /*
- * Empty the table.  Only while no other process uses it.
+ * Empty the table.  Only while no other process uses it.  A history is cleared
+ * when its entry is taken: until then none of its memory is touched.
  */
 void
 client_table_clear(void)
@@ -153,7 +154,7 @@ client_table_clear(void)
 	for (int i = 0; i < client_table->n_buckets; i++)
 		buckets[i] = NO_ENTRY;
 	memset(client_entries, 0, sizeof(ClientEntry) * n_entries);
-	memset(client_histories, 0, sizeof(History) * n_entries);
+	history_clear(&client_histories[OVERFLOW_ENTRY]);
 	for (int i = 0; i < n_entries; i++)
 	{
 		client_entries[i].first_slot = NO_SLOT;

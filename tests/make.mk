@@ -13,7 +13,7 @@ test:
 	@$(RUN) test $(PARTS)
 
 test-long:
-	@$(RUN) test $(or $(PARTS),soak limits abuse savefile)
+	@$(RUN) test $(or $(PARTS),soak limits abuse churn savefile)
 
 # VERSIONS="13 17" for some
 test-matrix:

@@ -136,6 +136,7 @@ long() {
 part_soak() { long soak.py; }
 part_limits() { long limits.py; }
 part_abuse() { long abuse.py; }
+part_churn() { long churn.py; }
 part_savefile() { long savefile.py; }
 
 # instructions of an exchange, a row and a connection, against the budget

@@ -14,7 +14,14 @@ use Time::HiRes qw(usleep);
 
 use RawClient;
 
+# (which is for glibc, and so of no use to a server with another library)
 my ($faketime) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+if ($faketime)
+{
+	local $ENV{LD_PRELOAD} = $faketime;
+	my ($out, $err) = run_command([ 'postgres', '-V' ]);
+	undef $faketime unless $out =~ /PostgreSQL/ && !$err;
+}
 my $new = 0;
 
 # a server of its own; with a time, its clocks are faked
@@ -167,7 +174,7 @@ sub figure
 
 SKIP:
 {
-	skip 'there is no libfaketime', 7 unless $faketime;
+	skip 'there is no libfaketime for this server', 7 unless $faketime;
 
 	# ----- an exchange that a Flush ends belongs to the minute in which it ends
 
@@ -228,7 +235,7 @@ SKIP:
 
 SKIP:
 {
-	skip 'there is no libfaketime', 2 unless $faketime;
+	skip 'there is no libfaketime for this server', 2 unless $faketime;
 
 	my $offset = abs_path(PostgreSQL::Test::Utils::tempdir()) . '/offset'; # the server is elsewhere
 	my $set = sub { unlink $offset; append_to_file($offset, "$_[0]\n"); return };
