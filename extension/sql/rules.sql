@@ -60,7 +60,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
 
 CREATE FUNCTION kasm_latency_internal.far_blocks_show(
-    blocks bigint, far_blocks bigint, far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision,
+    blocks bigint, far_blocks bigint, far_p10_ms double precision, far_p50_ms double precision,
     samples bigint, samples_alike bigint, blocks_between bigint, rtt_ms double precision)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -70,7 +70,8 @@ AS $$
         WHEN far_blocks < 3 OR far_blocks < 0.05 * blocks THEN 'accident'
         -- no farther than the floor says that the path is
         WHEN far_p50_ms < 1.5 * rtt_ms THEN 'path'
-        WHEN far_p90_ms - far_p10_ms > greatest(0.25 * far_p50_ms, 2) THEN
+        -- the lower half tells: what a busy machine adds, it adds to the upper
+        WHEN far_p50_ms - far_p10_ms > greatest(0.125 * far_p50_ms, 1) THEN
             CASE WHEN n.nearly_all THEN 'far' ELSE 'pauses' END
         WHEN n.nearly_all THEN 'distance or pause'
         -- they are the end of a broad distribution, which the limit happens to cut
@@ -82,7 +83,7 @@ AS $$
     -- one or two near ones are as little as one or two far ones
     FROM (SELECT far_blocks >= 0.9 * blocks OR blocks - far_blocks < 3) AS n (nearly_all)
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles, from how many of all ceilings lie where these bounds do, and how many bounds between half of that and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
+COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their bounds'' percentiles, from how many of all ceilings lie where these bounds do, and how many bounds between half of that and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
 
 CREATE FUNCTION kasm_latency_internal.verdict(
     host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint, blocks bigint,
