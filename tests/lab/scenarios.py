@@ -348,6 +348,27 @@ class Socat(Between):
                                  f"TCP:{self.middle.server_addr}:{lab.PORT},nodelay")
 
 
+class Optimist(Scenario):
+    """A far client whose TCP acknowledges too early, so that the kernel takes
+    it for near."""
+
+    def prepare(self, bindir, user):
+        super().prepare(bindir, user)
+        self.host = lab.Host(self.name, 120, user)
+        # its kernel knows nothing of the connection, and would reset it
+        lab.run(*self.host.inside, "nft", "add table ip quiet; "
+                "add chain ip quiet out { type filter hook output priority 0; }; "
+                "add rule ip quiet out tcp flags & rst == rst drop")
+
+    def run(self, server):
+        answered = int(lab.run(*self.host.inside, lab.PYTHON, os.path.join(lab.HERE, "optimist.py"),
+                               self.host.server_addr, str(lab.PORT), "kasmapp", "kasm"))
+        said = self.said(server, self.host.addr)
+        row = self.judge(120, "unproven", said, floor_ms=0.5, slack_ms=4)
+        row.require(int(said["round_trips"]) == answered, f"{said['round_trips']} round trips of {answered}")
+        row.require_hidden(120)
+
+
 class Nat(Scenario):
     """Two hosts behind one address."""
 
@@ -584,6 +605,7 @@ SCENARIOS = [
     Socat(5, "5 a TCP proxy beside the server", 0.3, 60, "unproven", [("--launches", "5")],
           words="pooler or proxy", hidden=True),
     Nat(5, "5 near and far behind one address"),
+    Optimist(22, "22 acknowledges what it has not received"),
     PathChange(6, "6 a path",
                {"name": "of 1 ms ...", "rtt_ms": 1, "connects": True, "verdict": "in_band", "seconds": 20},
                {"name": "becomes 25 ms under an open connection ...", "rtt_ms": 25, "verdict": "unproven",
