@@ -2,8 +2,9 @@
 
     bench.py BINDIR USER guard      instructions of an exchange, a row and a
                                     connection, held against the budget
-    bench.py BINDIR USER            the same for other extensions, system
-                                    calls, reading, and wall clock
+    bench.py BINDIR USER            the same for other extensions, reading,
+                                    connects, system calls, and wall clock
+    bench.py BINDIR USER connects   one of these tables alone
 
 Instructions are those that callgrind counts in one backend, user space; it
 does not see clock reads, which are counted apart.  Exits with 77 where
@@ -236,6 +237,37 @@ def wall_clock(servers, pairs=30):
     table(f"Wall clock: {pairs} interleaved slices of 6,400 queries each", lines)
 
 
+def connects(bindir, user, pairs=8, n=1600):
+    """Connections with one query each, from 16 at a time."""
+    settings = SETTINGS + "\nmax_connections = 100\nshared_buffers = 64MB"
+    servers = {"bare": ("", ""), "max_clients = 200": ("kasm_latency", ""),
+               "max_clients = 100000": ("kasm_latency", "\nkasm_latency.max_clients = 100000"),
+               "pg_stat_statements": ("pg_stat_statements", "")}
+    running = {name: lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1", preload=preload,
+                                settings=settings + more) for name, (preload, more) in servers.items()}
+    rates = {name: [] for name in servers}
+    try:
+        for server in running.values():
+            server.start()
+            server.command("sh", "-c", "echo 'SELECT 1;' > one.sql")
+        for pair in range(pairs):
+            order = list(servers)
+            for name in order[pair % len(order):] + order[:pair % len(order)]:
+                server = running[name]
+                output = server.command("pgbench", "-n", "-C", "-f", "one.sql", "-c", "16", "-j", "2", "-t", str(n // 16),
+                                        "-h", "127.0.0.1", "-p", str(server.port), "postgres")
+                rates[name].append(float(re.search(r"tps = ([\d.]+)", output).group(1)))
+    finally:
+        for server in running.values():
+            server.remove()
+    lines = [["", "a second", "ratio to bare (quartiles)"]]
+    for name in servers:
+        low, middle, high = statistics.quantiles([ours / bare for ours, bare in zip(rates[name], rates["bare"])], n=4)
+        lines.append([name, f"{statistics.median(rates[name]):.0f}",
+                      "" if name == "bare" else f"{middle:.3f} ({low:.3f}-{high:.3f})"])
+    table("Connections with one query each, from 16 at a time", lines)
+
+
 def reading(bindir, user):
     """The views on an hour of full cells, and 500 live connections."""
     relations = ("clients", "hosts", "flagged", "totals")
@@ -280,11 +312,14 @@ def main(bindir, user, guard=None):
     if shutil.which("valgrind") is None:
         say("valgrind is missing")
         return 77
-    if guard:
+    if guard == "connects":
+        connects(bindir, user)
+    elif guard:
         instructions(bindir, user, ["bare", "kasm_latency"], 50, 450)
     else:
         instructions(bindir, user, list(SERVERS), 50, 450)
         reading(bindir, user)
+        connects(bindir, user)
         servers = start_all(bindir, user)
         try:
             system_calls(servers)
