@@ -167,12 +167,13 @@ class Answers:
                            ("webapp-slow", "pg_stat_statements"), ("webapp-thinks", "host = 'webapp-thinks'"),
                            ("webapp-1", "None here")):
             require(part in step[name], f"the next step with {name}: {step[name]}")
-        # what is there to be pasted answers
-        for name in ("webapp-eu", "webapp-thinks"):
-            # on a busy machine a client may have finished by now: then it has no connection to show
-            require(self.rows(step[name].split(";")[0])
-                    or not self.rows(f"SELECT pid FROM kasm_latency.connections WHERE host = '{name}'"),
-                    f"nothing answers to: {step[name]}")
+        # what is there to be pasted answers: of a host that pauses, while it is connected
+        client = self.hosts["webapp-thinks"].client("--seconds", "600", "--think", "0.06")
+        try:
+            for name in ("webapp-eu", "webapp-thinks"):
+                require(lab.wait_until(lambda: self.rows(step[name].split(";")[0])), f"nothing answers to: {step[name]}")
+        finally:
+            lab.stop(client)
 
     def check_summary(self):
         (row,) = self.rows("SELECT kasm_latency.summary()")
