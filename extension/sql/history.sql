@@ -12,6 +12,7 @@ CREATE TABLE kasm_latency.history (
     round_trips bigint,
     transactions bigint,
     rtt_ms double precision,
+    hidden_ms double precision,
     turnaround_p10_ms double precision,
     turnaround_p50_ms double precision,
     turnaround_p95_ms double precision,
@@ -38,6 +39,7 @@ COMMENT ON COLUMN kasm_latency.history.verdict IS 'Verdict, as in hosts';
 COMMENT ON COLUMN kasm_latency.history.round_trips IS 'Exchanges in the span';
 COMMENT ON COLUMN kasm_latency.history.transactions IS 'Exchanges of the span that ended outside a transaction block';
 COMMENT ON COLUMN kasm_latency.history.rtt_ms IS 'Milliseconds: the floor, as in hosts; NULL: not known';
+COMMENT ON COLUMN kasm_latency.history.hidden_ms IS 'Milliseconds: the distance that something at the address may hide, as in flagged; NULL: none that is steady';
 COMMENT ON COLUMN kasm_latency.history.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the turnarounds inside transactions; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.history.turnaround_p50_ms IS 'Milliseconds: median of the same; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.history.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: none in the span';
@@ -74,7 +76,7 @@ BEGIN
     INSERT INTO kasm_latency.history
     SELECT date_trunc('minute', clock_timestamp()), h.host, h.host_role, h.zone, h.verdict,
            h.round_trips, h.transactions,
-           h.rtt_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
+           h.rtt_ms, i.hidden_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
            h.server_p50_ms, h.server_p95_ms, h.blocks, h.far_blocks,
            i.network_s, i.in_transaction_wait_s, i.network_share, i.server_share, i.client_share,
            i.chain_p50, i.chain_p50_ms, kasm_latency_internal.recent()

@@ -33,16 +33,20 @@ ROUNDED = [(1.5, 1), (3.5, 2), (7.5, 5), (12.5, 10), (17.5, 15), (25, 20), (45, 
 UNITS = [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)]
 # a snapshot appends all hosts at once, so that its rows lie side by side
 FILL = f"""
-INSERT INTO kasm_latency.history (taken_at, host, host_role, zone, verdict, round_trips, transactions, rtt_ms,
-       turnaround_p10_ms, turnaround_p50_ms, turnaround_p95_ms, server_p50_ms, server_p95_ms, blocks, far_blocks,
-       network_s, in_transaction_wait_s, network_share, server_share, client_share, chain_p50, chain_p50_ms, span)
-SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3, CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' ELSE 'in_band' END,
-       3000, 250, f.rtt_ms, f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2, 0.1, 1,
-       250, CASE WHEN f.rtt_ms >= 10 THEN 250 ELSE 0 END, 3 * f.rtt_ms, 2.75 * f.rtt_ms,
+INSERT INTO kasm_latency.history (taken_at, host, host_role, zone, verdict, round_trips, transactions, rtt_ms, hidden_ms,
+                                  turnaround_p10_ms, turnaround_p50_ms, turnaround_p95_ms, server_p50_ms, server_p95_ms,
+                                  blocks, far_blocks, network_s, in_transaction_wait_s,
+                                  network_share, server_share, client_share, chain_p50, chain_p50_ms, span)
+SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3,
+       CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' WHEN f.hidden_ms IS NOT NULL THEN 'unproven' ELSE 'in_band' END,
+       3000, 250, f.rtt_ms, f.hidden_ms,
+       f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2, 0.1, 1,
+       250, CASE WHEN n % 10 < 2 THEN 25 ELSE 0 END, 3 * f.rtt_ms, 2.75 * f.rtt_ms,
        0.9, 0.05, 0.05, 12, 13 * f.rtt_ms, '15 min'
 FROM (SELECT t, generate_series(1, {HOSTS}) AS n
       FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t) AS s
-CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms) AS f"""
+CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms,
+                           CASE n % 10 WHEN 1 THEN 120 + random() END AS hidden_ms) AS f"""
 LIVE = {"Hosts, now": HOSTS, "Flagged, now": HOSTS // 10}  # rows
 problems = []
 
@@ -175,6 +179,8 @@ def check_answer(title, target, columns, rows, span):
     require(70 <= len(times) <= POINTS * 1.2, f"{title}: {len(times)} points")
     require(max(times) - min(times) >= 0.99 * span - datetime.timedelta(minutes=5), f"{title}: {min(times)} to {max(times)}")
     require([row[0] for row in rows] == sorted(row[0] for row in rows), f"{title}: not in order of time")
+    hidden = {row[1] for row in rows if row[1].endswith(" (hidden)")}
+    require(len(hidden) == (HOSTS // 10 if title == "Round trip" else 0), f"{title}: hidden distances of {hidden}")
 
 
 def main(bindir, user):

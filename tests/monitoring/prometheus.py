@@ -133,6 +133,17 @@ scrape_configs:
         return {(alert["labels"]["alertname"], alert["labels"]["severity"], alert["labels"].get("host"))
                 for alert in alerts if alert["state"] == "firing"}
 
+    def hidden_ms(self):
+        (row,) = self.server.rows(f"SELECT hidden_ms FROM kasm_latency.flagged WHERE host = '{THINKS}'")
+        return float(row["hidden_ms"])
+
+    def check_summary(self):
+        """The alert of who is in doubt names the distance, in the unit that Prometheus chooses."""
+        alerts = json.loads(get(PROMETHEUS_AT, "/api/v1/alerts"))["data"]["alerts"]
+        (said,) = [alert["annotations"]["summary"] for alert in alerts if alert["labels"]["alertname"] == "KasmWebAppUnproven"]
+        found = re.fullmatch(THINKS + r" is near by one sign and about ([0-9.]+)ms away by another", said)
+        require(found and abs(float(found[1]) - self.hidden_ms()) < 0.02, f"the alert says {said}, flagged {self.hidden_ms()} ms")
+
     def wait_for_alerts(self, wanted, after):
         """Until these fire, and no others."""
         if not lab.wait_until(lambda: self.alerts() == wanted, 60):
@@ -180,6 +191,14 @@ scrape_configs:
                 require(abs(gauge - said) < 1e-6 * said, f"{name}: {column} is {said}, the gauge {gauge}")
         for name, rtt in self.by_host('kasm_latency_host_rtt_seconds{host!="[local]"}').items():
             require(abs(rtt * 1000 - float(host_rows[name]["rtt_ms"])) < 1e-6, f"{name}: a round trip of {rtt} s")
+        for column in ("blocks", "far_blocks"):
+            gauges = self.by_host("kasm_latency_host_" + column)
+            for name in HOSTS:
+                require(gauges[name] == float(host_rows[name][column]), f"{name}: {gauges[name]} {column}")
+        # only who is in doubt has one, and the alert names it
+        hidden = self.by_host("kasm_latency_host_hidden_seconds > 0")
+        said = self.hidden_ms()
+        require(set(hidden) == {THINKS} and abs(hidden[THINKS] * 1000 - said) < 1e-6, f"hidden: {hidden}, flagged says {said} ms")
 
     def check_series(self):
         """A series per host, whatever its connections; no labels but those."""
@@ -249,6 +268,7 @@ scrape_configs:
             if self.show:
                 self.show_series()
             self.check_severities()
+            self.check_summary()
             self.check_figures()
             self.check_series()
             self.check_sql_exporter()
