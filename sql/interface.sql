@@ -170,10 +170,23 @@ FROM (VALUES
 LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_since, far_since, n, samples, blocks, far_blocks,
                                      show, hidden, p50, 10) AS reason \gx
 
+-- what diagnose() concludes
+SELECT kasm_latency_internal.diagnosis(bound, n, ms, each, network, server, 1 - network - server, rtt, v, hidden) AS conclusion
+FROM (VALUES
+    (1, 'network-bound', 12, 1443.7, 120.31, 0.993, 0.001, 120.2, 'out_of_band', NULL),
+    (2, 'server-bound', 1, 18.8, 18.8, 0, 0.99, NULL, 'floor_only', NULL),
+    (3, 'healthy', 11.7, 43.3, 3.7, 0.88, 0.01, 3.08, 'in_band', NULL),
+    (4, 'client-bound', 12, 1463.1, 121.9, 0.004, 0.001, 0.45, 'unproven', 121.2),
+    (5, 'client-bound', 12, 263.1, 21.9, 0.004, 0.001, 0.45, 'unproven', NULL),
+    (6, 'network-bound', 12, 263.1, 21.9, 0.9, 0.001, 15, 'unproven', NULL),
+    (7, 'no data', NULL, NULL, NULL, NULL, NULL, 0.45, 'floor_only', NULL)
+) AS t (n_, bound, n, ms, each, network, server, rtt, v, hidden) ORDER BY n_ \gx
+
 -- what to do next, by what diagnose() concludes
-SELECT bound, flagged, kasm_latency_internal.next_step(bound, 'it''s "far"', flagged) AS next_step
+SELECT bound, flagged, kasm_latency_internal.next_step(bound, 'it''s "far"', flagged, NULL) AS next_step
 FROM (VALUES ('network-bound'), ('server-bound'), ('client-bound'), ('healthy'), ('no data')) AS b (bound),
      unnest(ARRAY[true, false]) AS flagged \gx
+SELECT kasm_latency_internal.next_step('client-bound', 'webapp-eu', true, 120.8) AS with_a_hidden_distance;
 
 -- nothing measured: what to check
 SET kasm_latency.app_roles = 'regress_no_such_role';

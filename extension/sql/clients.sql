@@ -136,7 +136,7 @@ COMMENT ON COLUMN kasm_latency.clients.host IS 'Name of the host: as registered,
 COMMENT ON COLUMN kasm_latency.clients.verdict IS 'Verdict on this client over the span: one of those in the view verdicts';
 COMMENT ON COLUMN kasm_latency.clients.path IS 'What kind of path rtt_ms is typical of, as path_class says; NULL where rtt_ms is';
 COMMENT ON COLUMN kasm_latency.clients.rtt_ms IS 'Milliseconds: the floor, the lowest tcpi_min_rtt of the kernel''s TCP_INFO over the connections of the newest minute in which one was made (or of the newest connection alone, where all turnarounds since show that the others'' path is no more); NULL: not known, as with a Unix-domain socket';
-COMMENT ON COLUMN kasm_latency.clients.turnaround_p50_ms IS 'Milliseconds: median time from an answer to the next request inside transactions, by the server''s clock, so a ceiling on the round trip; from a histogram, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.turnaround_p50_ms IS 'Milliseconds: median time from an answer to the next request inside transactions, by the server''s clock, so a ceiling on the round trip; from a histogram and its exact sum: within 1 % where turnarounds are alike, else off by less than a cell, which is at most 10 % wide; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.host_role IS 'Role of the host as registered: webapp, proxy, agent, admin, monitor or candidate; webapp where nothing is registered';
 COMMENT ON COLUMN kasm_latency.clients.zone IS 'Zone of the host as registered, else what kasm_hosts has for its name; NULL: not known';
 COMMENT ON COLUMN kasm_latency.clients.connections IS 'Connections alive in the span: those that ended in it, and those that have not';
@@ -144,12 +144,12 @@ COMMENT ON COLUMN kasm_latency.clients.round_trips IS 'Exchanges in the span: th
 COMMENT ON COLUMN kasm_latency.clients.transactions IS 'Exchanges of the span that ended outside a transaction block (status I of ReadyForQuery)';
 COMMENT ON COLUMN kasm_latency.clients.blocks IS 'Blocks of the span that have a bound: what lies between two ReadyForQuery with status I belongs to one client, also behind a pooler, and its shortest turnaround inside is the bound on that client''s round trip';
 COMMENT ON COLUMN kasm_latency.clients.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
-COMMENT ON COLUMN kasm_latency.clients.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram with its exact sum; NULL: no block with a bound ended in the span';
+COMMENT ON COLUMN kasm_latency.clients.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram and its exact sum, as exact as turnaround_p50_ms; NULL: no block with a bound ended in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_min_ms IS 'Milliseconds: the shortest turnaround inside transactions, exact; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.turnaround_p99_ms IS 'Milliseconds: 99th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
-COMMENT ON COLUMN kasm_latency.clients.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange, by its clock, from the request''s arrival to the answer''s departure (commit included, and the wait for a client that reads a large result slowly); from a histogram, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.clients.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange, by its clock, from the request''s arrival to the answer''s departure (commit included, and the wait for a client that reads a large result slowly); from a histogram, as exact as turnaround_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.server_p95_ms IS 'Milliseconds: 95th percentile of the same times as server_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.server_p99_ms IS 'Milliseconds: 99th percentile of the same times as server_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.clients.retransmits IS 'Segments that the server''s TCP sent again in the span (tcpi_total_retrans of TCP_INFO)';

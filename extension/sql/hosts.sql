@@ -8,7 +8,7 @@ CREATE FUNCTION kasm_latency_internal.host_figures(since interval)
 RETURNS TABLE (
     host text, host_role text, zone text, client_addrs inet[], judged boolean, verdict text, rank integer,
     connections bigint, round_trips bigint, transactions bigint,
-    rtt_ms double precision, turnaround_min_ms double precision, retransmits bigint,
+    rtt_ms double precision, hidden_ms double precision, turnaround_min_ms double precision, retransmits bigint,
     network_s double precision, server_s double precision, in_transaction_wait_s double precision,
     chains bigint, chain_round_trips bigint,
     chain_s double precision, chain_network_s double precision, chain_server_s double precision,
@@ -27,7 +27,8 @@ AS $$
            (array_agg(c.verdict ORDER BY c.judged DESC, c.rank DESC))[1],
            (array_agg(c.rank ORDER BY c.judged DESC, c.rank DESC))[1],
            sum(c.connections)::bigint, sum(c.round_trips)::bigint, sum(c.transactions)::bigint,
-           max(c.rtt_ms), min(c.turnaround_min_ms), sum(c.retransmits)::bigint,
+           max(c.rtt_ms), (array_agg(c.hidden_ms ORDER BY c.judged DESC, c.rank DESC, c.rtt_ms DESC NULLS LAST))[1],
+           min(c.turnaround_min_ms), sum(c.retransmits)::bigint,
            sum(c.network_s), sum(c.server_s), sum(c.in_transaction_wait_s),
            sum(c.chains)::bigint, sum(c.chain_round_trips)::bigint,
            sum(c.chain_s), sum(c.chain_network_s), sum(c.chain_server_s),
@@ -79,7 +80,7 @@ COMMENT ON COLUMN kasm_latency.hosts.host IS 'Name: as registered, else as the s
 COMMENT ON COLUMN kasm_latency.hosts.verdict IS 'The worst verdict of its clients, of those that are judged where any is: one of those in the view verdicts';
 COMMENT ON COLUMN kasm_latency.hosts.path IS 'What kind of path rtt_ms is typical of, as path_class says; NULL where rtt_ms is';
 COMMENT ON COLUMN kasm_latency.hosts.rtt_ms IS 'Milliseconds: the floor of its farthest client, from the kernel''s TCP_INFO (see clients.rtt_ms); NULL: not known, as with a Unix-domain socket';
-COMMENT ON COLUMN kasm_latency.hosts.turnaround_p50_ms IS 'Milliseconds: median time from an answer to the next request inside transactions, by the server''s clock, so a ceiling on the round trip; from the merged histograms of its clients, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.hosts.turnaround_p50_ms IS 'Milliseconds: median time from an answer to the next request inside transactions, by the server''s clock, so a ceiling on the round trip; from the merged histograms of its clients and their exact sum: within 1 % where turnarounds are alike, else off by less than a cell, which is at most 10 % wide; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.host_role IS 'Role as registered: webapp, proxy, agent, admin, monitor or candidate; webapp where nothing is registered';
 COMMENT ON COLUMN kasm_latency.hosts.zone IS 'Zone as registered, else what kasm_hosts has for its name; NULL: not known';
 COMMENT ON COLUMN kasm_latency.hosts.client_addrs IS 'Addresses that it connects from; NULL: by Unix-domain socket alone';
@@ -88,12 +89,12 @@ COMMENT ON COLUMN kasm_latency.hosts.round_trips IS 'Exchanges in the span: the 
 COMMENT ON COLUMN kasm_latency.hosts.transactions IS 'Exchanges of the span that ended outside a transaction block (status I of ReadyForQuery)';
 COMMENT ON COLUMN kasm_latency.hosts.blocks IS 'Blocks of the span that have a bound: what lies between two ReadyForQuery with status I belongs to one client, also behind a pooler, and its shortest turnaround inside is the bound on that client''s round trip';
 COMMENT ON COLUMN kasm_latency.hosts.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
-COMMENT ON COLUMN kasm_latency.hosts.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram with its exact sum; NULL: no block with a bound ended in the span';
+COMMENT ON COLUMN kasm_latency.hosts.block_p50_ms IS 'Milliseconds: median of the bounds, from a histogram and its exact sum, as exact as turnaround_p50_ms; NULL: no block with a bound ended in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_min_ms IS 'Milliseconds: the shortest turnaround inside transactions, of the nearest client, exact; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_p10_ms IS 'Milliseconds: 10th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_p95_ms IS 'Milliseconds: 95th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.turnaround_p99_ms IS 'Milliseconds: 99th percentile of the same turnarounds as turnaround_p50_ms, from the histogram; NULL: none in the span';
-COMMENT ON COLUMN kasm_latency.hosts.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange, by its clock, from the request''s arrival to the answer''s departure (commit included, and the wait for a client that reads a large result slowly); from a histogram, at most 4.8 % off; NULL: none in the span';
+COMMENT ON COLUMN kasm_latency.hosts.server_p50_ms IS 'Milliseconds: median of the server''s own time per exchange, by its clock, from the request''s arrival to the answer''s departure (commit included, and the wait for a client that reads a large result slowly); from a histogram, as exact as turnaround_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.server_p95_ms IS 'Milliseconds: 95th percentile of the same times as server_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.server_p99_ms IS 'Milliseconds: 99th percentile of the same times as server_p50_ms; NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.hosts.retransmits IS 'Segments that the server''s TCP sent again in the span (tcpi_total_retrans of TCP_INFO)';

@@ -12,8 +12,8 @@ RETURNS TABLE (
     network_share double precision, launch_ms double precision, launch_ms_colocated double precision,
     chain_p50 integer, chain_p95 integer, chain_p50_ms double precision, chain_p95_ms double precision,
     server_share double precision, client_share double precision, chains bigint,
-    host_role text, judged boolean, rtt_ms double precision, server_p50_ms double precision,
-    round_trip_in_chain_ms double precision)
+    host_role text, judged boolean, rtt_ms double precision, hidden_ms double precision, server_p50_ms double precision,
+    chain_mean double precision, chain_mean_ms double precision, round_trip_in_chain_ms double precision)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -37,7 +37,9 @@ AS $$
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.95),
            kasm_latency_internal.rounded(f.server_share, 3),
            kasm_latency_internal.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
-           f.chains, f.host_role, f.judged, f.rtt_ms, f.server_p50_ms,
+           f.chains, f.host_role, f.judged, f.rtt_ms, f.hidden_ms, f.server_p50_ms,
+           kasm_latency_internal.rounded(f.chain_round_trips / nullif(f.chains, 0)::double precision, 1),
+           kasm_latency_internal.rounded(1000 * f.chain_s / nullif(f.chains, 0), 3),
            kasm_latency_internal.rounded(1000 * f.chain_s / nullif(f.chain_round_trips, 0), 3)
     FROM figures AS f
     ORDER BY f.rank DESC, f.network_s DESC, f.host
@@ -64,7 +66,7 @@ COMMENT ON COLUMN kasm_latency.impact.launch_ms IS 'Milliseconds that a chain of
 COMMENT ON COLUMN kasm_latency.impact.launch_ms_colocated IS 'Milliseconds: the same at a round trip of 0.5 ms, beside the database';
 COMMENT ON COLUMN kasm_latency.impact.chain_p50 IS 'Median number of exchanges in a chain, exact up to 20, then the lower bound of a cell at most 10 % wide; 280 is 280 or more; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.impact.chain_p95 IS '95th percentile of the same; NULL: no chain ended in the span';
-COMMENT ON COLUMN kasm_latency.impact.chain_p50_ms IS 'Milliseconds that the median chain takes the client, from a histogram, at most 4.8 % off; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.impact.chain_p50_ms IS 'Milliseconds that the median chain takes the client, from a histogram and its exact sum, as exact as hosts.turnaround_p50_ms; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.impact.chain_p95_ms IS 'Milliseconds: 95th percentile of the same; NULL: no chain ended in the span';
 
 CREATE FUNCTION kasm_latency.placement_plan(host text DEFAULT NULL, queries integer DEFAULT NULL)
@@ -117,7 +119,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency.placement_plan(text, integer) IS 'Per Web App: a launch today, with the Web App moved beside the database, and with one more where it is';
 
-CREATE FUNCTION kasm_latency_internal.next_step(bound text, host text, flagged boolean)
+CREATE FUNCTION kasm_latency_internal.next_step(bound text, host text, flagged boolean, hidden_ms double precision)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -125,6 +127,7 @@ AS $$
     SELECT CASE
         WHEN flagged AND bound <> 'server-bound' THEN
             format('SELECT reason, remedy FROM kasm_latency.flagged WHERE host = %L;', host)
+            || coalesce(' -- what is behind it may be ' || kasm_latency_internal.ms_text(hidden_ms) || ' away', '')
         WHEN bound = 'network-bound' THEN
             format('SELECT option, launch_ms, says FROM kasm_latency.placement_plan(%L);', host)
         WHEN bound = 'server-bound' THEN
@@ -141,7 +144,37 @@ AS $$
              'and at the agents.'
     END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.next_step(text, text, boolean) IS 'What to do after a conclusion of diagnose(): a query to paste, or what to look at';
+COMMENT ON FUNCTION kasm_latency_internal.next_step(text, text, boolean, double precision) IS 'What to do after a conclusion of diagnose(): a query to paste, or what to look at';
+
+CREATE FUNCTION kasm_latency_internal.diagnosis(
+    bound text, chain_mean double precision, chain_mean_ms double precision, round_trip_in_chain_ms double precision,
+    network_share double precision, server_share double precision, client_share double precision,
+    rtt_ms double precision, verdict text, hidden_ms double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- shares are of sums; so what is said beside them are means, of the same chains
+    SELECT CASE bound
+        WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
+        ELSE format('%s: on average %s; network %s %% (%s), server %s %%, client %s %%',
+                    bound,
+                    CASE chain_mean
+                        WHEN 1 THEN format('a query takes %s', kasm_latency_internal.ms_text(chain_mean_ms))
+                        ELSE format('%s queries in a row take %s, %s each', chain_mean,
+                                    kasm_latency_internal.ms_text(chain_mean_ms),
+                                    kasm_latency_internal.ms_text(round_trip_in_chain_ms)) END,
+                    round(100 * network_share),
+                    coalesce('a round trip takes ' || kasm_latency_internal.ms_text(rtt_ms), 'a Unix-domain socket'),
+                    round(100 * server_share), round(100 * client_share))
+             || CASE WHEN verdict <> 'unproven' THEN ''
+                     WHEN hidden_ms IS NOT NULL
+                     THEN format('; what is behind it may be %s away: see flagged', kasm_latency_internal.ms_text(hidden_ms))
+                     WHEN bound <> 'network-bound' THEN '; a pooler or proxy may hide a distance: see flagged'
+                     ELSE '' END
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.diagnosis(text, double precision, double precision, double precision, double precision, double precision, double precision, double precision, text, double precision) IS 'The conclusion of diagnose() in a sentence';
 
 CREATE FUNCTION kasm_latency.diagnose(host text DEFAULT NULL)
 RETURNS TABLE (
@@ -151,20 +184,11 @@ LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT i.host, i.verdict, i.network_share, i.server_share, i.client_share, i.chain_p50, i.chain_p50_ms,
-           CASE c.bound
-               WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
-               ELSE format('%s: typically %s %s, on average %s each; network %s %% (%s), server %s %%, client %s %%',
-                           c.bound, CASE i.chain_p50 WHEN 1 THEN '1 query takes' ELSE i.chain_p50 || ' queries in a row take' END,
-                           kasm_latency_internal.ms_text(i.chain_p50_ms),
-                           kasm_latency_internal.ms_text(i.round_trip_in_chain_ms),
-                           round(100 * i.network_share),
-                           coalesce('a round trip takes ' || kasm_latency_internal.ms_text(i.rtt_ms), 'a Unix-domain socket'),
-                           round(100 * i.server_share), round(100 * i.client_share))
-                    || CASE WHEN i.verdict = 'unproven' AND c.bound <> 'network-bound'
-                            THEN '; a pooler or proxy may hide a distance: see flagged' ELSE '' END
-           END,
+           kasm_latency_internal.diagnosis(
+               c.bound, i.chain_mean, i.chain_mean_ms, i.round_trip_in_chain_ms,
+               i.network_share, i.server_share, i.client_share, i.rtt_ms, i.verdict, i.hidden_ms),
            kasm_latency_internal.next_step(c.bound, i.host,
-                                           i.judged AND coalesce(v.severity IN ('critical', 'warning'), false))
+                                           i.judged AND coalesce(v.severity IN ('critical', 'warning'), false), i.hidden_ms)
     FROM kasm_latency_internal.host_impact(NULL) AS i
     JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
     CROSS JOIN LATERAL (
@@ -199,7 +223,9 @@ AS $$
                count(*) FILTER (WHERE h.verdict = 'floor_only' AND h.rtt_ms IS NOT NULL) AS by_the_kernel,
                string_agg(h.host || ' (' || h.rtt || ')', ', ' ORDER BY h.rtt_ms DESC NULLS LAST)
                    FILTER (WHERE h.severity = 'critical') AS far_hosts,
-               string_agg(h.host || ' (' || replace(h.verdict, '_', ' ') || ')', ', ' ORDER BY h.host)
+               string_agg(h.host || ' (' || replace(h.verdict, '_', ' ')
+                          || coalesce(', maybe ' || kasm_latency_internal.ms_text(h.hidden_ms) || ' behind it', '') || ')',
+                          ', ' ORDER BY h.host)
                    FILTER (WHERE h.severity = 'warning') AS doubtful_hosts,
                min(h.host) FILTER (WHERE h.severity = 'warning') AS doubtful_host
         FROM hosts AS h),

@@ -162,6 +162,14 @@ class Answers:
         require([name for name in said if name in wanted] == list(wanted), f"the order of diagnose: {list(said)}")
         for name, conclusion in wanted.items():
             require(said.get(name) == conclusion, f"diagnose says of {name}: {said.get(name)}")
+        # what is said in one sentence is one statistic: queries times what each takes is what all take
+        for row in self.rows("SELECT host, conclusion FROM kasm_latency.diagnose()"):
+            found = re.search(r"on average ([0-9.]+) queries in a row take ([0-9.]+) ms, ([0-9.]+) ms each;", row["conclusion"])
+            if row["host"] in HOSTS:
+                require(found and found[1] == "12", f"diagnose says of {row['host']}: {row['conclusion']}")
+            if found:
+                n, took, each = map(float, found.groups())
+                require(near(n * each, took, 0.02 + 0.05 / n), f"{n} times {each} ms is not {took} ms: {row['conclusion']}")
         step = {row["host"]: row["next_step"] for row in self.rows("SELECT * FROM kasm_latency.diagnose()")}
         for name, part in (("webapp-eu", "kasm_latency.flagged WHERE host = 'webapp-eu'"), ("proxy-1", "kasm_latency.flagged"),
                            ("webapp-slow", "pg_stat_statements"), ("webapp-thinks", "host = 'webapp-thinks'"),
