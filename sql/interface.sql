@@ -97,23 +97,27 @@ SELECT kasm_latency_internal.percentile_ms(kasm_latency_internal.part_from(h, 10
 FROM (VALUES ('\x70a4100000000000410200000000000000736400000000000000'::bytea)) AS h (h);
 
 -- what far blocks show
-SELECT why, kasm_latency_internal.far_blocks_show(blocks, far, p10, p50, samples, alike, between, rtt) AS show
+SELECT why, kasm_latency_internal.far_blocks_show(
+           blocks, far, p50, kasm_latency_internal.steady_ms(p10, p50, p90), samples, alike, between, rtt) AS show
 FROM (VALUES
-    (1, 'none', 76, 0, NULL, NULL, 900, NULL, 0, 0.4),
-    (2, 'two of many', 76, 2, NULL, NULL, 900, NULL, 0, 0.4),
-    (3, 'three of a hundred', 100, 3, 120, 121, 900, 30, 0, 0.4),
-    (4, 'three of sixty, steady', 60, 3, 120, 121, 900, 30, 0, 0.4),
-    (5, 'three of sixty, scattered', 60, 3, 20, 60, 900, 30, 0, 0.4),
-    (6, 'steady, where pauses are usual', 60, 6, 20.1, 20.4, 600, 540, 0, 0.4),
-    (7, 'steady, beside longer pauses', 60, 6, 25.1, 25.4, 600, 60, 0, 0.4),
-    (8, 'of a path of 8.5 ms', 60, 6, 10.1, 10.4, 600, 60, 0, 8.5),
-    (9, 'nearly all, steady', 60, 54, 120, 121, 600, 540, 0, 0.4),
-    (10, 'nearly all, scattered', 60, 54, 12, 20, 600, 540, 0, 0.4),
-    (11, 'no floor known', 60, 6, 25.1, 25.4, 600, 60, 0, NULL),
-    (12, 'all but two', 8, 6, 36.1, 37.6, 160, 120, 0, 0.4),
-    (13, 'beside bounds below the limit', 19, 3, 10.1, 11, 100, 10, 2, 0.4),
-    (14, 'beside one such bound', 19, 3, 10.1, 11, 100, 10, 1, 0.4)
-) AS t (n, why, blocks, far, p10, p50, samples, alike, between, rtt) ORDER BY n;
+    (1, 'none', 76, 0, NULL, NULL, NULL, 900, NULL, 0, 0.4),
+    (2, 'two of many', 76, 2, NULL, NULL, NULL, 900, NULL, 0, 0.4),
+    (3, 'three of a hundred', 100, 3, 120, 121, 122, 900, 30, 0, 0.4),
+    (4, 'three of sixty, steady', 60, 3, 120, 121, 122, 900, 30, 0, 0.4),
+    (5, 'three of sixty, scattered', 60, 3, 20, 60, 120, 900, 30, 0, 0.4),
+    (6, 'steady, where pauses are usual', 60, 6, 20.1, 20.4, 20.9, 600, 540, 0, 0.4),
+    (7, 'steady, beside longer pauses', 60, 6, 25.1, 25.4, 25.9, 600, 60, 0, 0.4),
+    (8, 'of a path of 8.5 ms', 60, 6, 10.1, 10.4, 10.9, 600, 60, 0, 8.5),
+    (9, 'nearly all, steady', 60, 54, 120, 121, 122, 600, 540, 0, 0.4),
+    (10, 'nearly all, scattered', 60, 54, 12, 20, 60, 600, 540, 0, 0.4),
+    (11, 'no floor known', 60, 6, 25.1, 25.4, 25.9, 600, 60, 0, NULL),
+    (12, 'all but two', 8, 6, 36.1, 37.6, 39, 160, 120, 0, 0.4),
+    (13, 'beside bounds below the limit', 19, 3, 10.1, 11, 12, 100, 10, 2, 0.4),
+    (14, 'beside one such bound', 19, 3, 10.1, 11, 12, 100, 10, 1, 0.4),
+    (15, 'two distances, the nearer more frequent', 90, 30, 25.1, 25.9, 121, 900, 300, 0, 0.4),
+    (16, 'two distances, the farther more frequent', 90, 30, 25.1, 121, 122, 900, 200, 0, 0.4),
+    (17, 'a busy machine', 60, 14, 25.9, 28.5, 44, 600, 140, 0, 0.4)
+) AS t (n, why, blocks, far, p10, p50, p90, samples, alike, between, rtt) ORDER BY n;
 
 -- the rule of the verdicts, case by case
 SELECT why, kasm_latency_internal.verdict(host_role, measured, rtt, mixed, samples, blocks, show, p50, 10, 20) AS verdict

@@ -43,17 +43,18 @@ AS $$
         WHERE NOT f.overflow),
     -- how the bounds of far blocks are spread, where there are enough to ask
     far_bounds AS MATERIALIZED (
-        SELECT c.*, b.p10_ms AS far_p10_ms, b.p90_ms AS far_p90_ms,
-               kasm_latency_internal.percentile_ms(b.bounds, 0.5) AS far_p50_ms,
-               kasm_latency_internal.count_from(c.ceilings, 0.9 * b.p10_ms)
+        SELECT c.*, b.p50_ms AS far_p50_ms, b.steady_ms,
+               kasm_latency_internal.count_from(c.ceilings, 0.9 * b.steady_ms)
                - kasm_latency_internal.count_from(c.ceilings, 1.25 * b.p90_ms) AS samples_alike,
-               greatest(kasm_latency_internal.count_from(c.bounds, 0.5 * b.p10_ms) - c.far_blocks, 0) AS blocks_between
+               greatest(kasm_latency_internal.count_from(c.bounds, 0.5 * b.steady_ms) - c.far_blocks, 0) AS blocks_between
         FROM counted AS c, setting AS s
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS p (bounds)
+            SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS f (bounds)
         CROSS JOIN LATERAL (
-            SELECT p.bounds, kasm_latency_internal.percentile_ms(p.bounds, 0.1) AS p10_ms,
-                   kasm_latency_internal.percentile_ms(p.bounds, 0.9) AS p90_ms) AS b),
+            SELECT kasm_latency_internal.percentile_ms(f.bounds, 0.1), kasm_latency_internal.percentile_ms(f.bounds, 0.5),
+                   kasm_latency_internal.percentile_ms(f.bounds, 0.9)) AS p (p10_ms, p50_ms, p90_ms)
+        CROSS JOIN LATERAL (
+            SELECT p.p50_ms, p.p90_ms, kasm_latency_internal.steady_ms(p.p10_ms, p.p50_ms, p.p90_ms) AS steady_ms) AS b),
     figures AS (
         SELECT c.*,
                kasm_latency_internal.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
@@ -68,7 +69,7 @@ AS $$
            f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
            f.blocks, f.far_blocks, b.show,
            CASE WHEN v.verdict = 'unproven' AND NOT m.mixed AND b.show IN ('distance', 'distance or pause')
-                THEN f.far_p10_ms END, -- each is an upper bound: the lowest come nearest
+                THEN f.steady_ms END,
            f.rtts, f.ceilings, f.bounds, f.server_times,
            f.network_s, f.server_s, f.in_transaction_wait_s,
            f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
@@ -85,7 +86,7 @@ AS $$
     CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
         r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
     CROSS JOIN LATERAL (SELECT kasm_latency_internal.far_blocks_show(
-        f.blocks, f.far_blocks, f.far_p10_ms, f.far_p50_ms, f.samples, f.samples_alike,
+        f.blocks, f.far_blocks, f.far_p50_ms, f.steady_ms, f.samples, f.samples_alike,
         f.blocks_between, r.rtt_ms)) AS b (show)
     JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
         h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,

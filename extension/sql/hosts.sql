@@ -144,7 +144,7 @@ COMMENT ON COLUMN kasm_latency.flagged.severity IS 'critical or warning: that of
 COMMENT ON COLUMN kasm_latency.flagged.host IS 'Name, as in hosts';
 COMMENT ON COLUMN kasm_latency.flagged.verdict IS 'Verdict on its worst client';
 COMMENT ON COLUMN kasm_latency.flagged.rtt_ms IS 'Milliseconds: the floor of its worst client (see clients.rtt_ms); NULL: not known';
-COMMENT ON COLUMN kasm_latency.flagged.hidden_ms IS 'Milliseconds: the distance that something at the address hides, of its worst client: the 10th percentile of the bounds of its far blocks, where their lower half lies close together; NULL: none is hidden, or none that is steady';
+COMMENT ON COLUMN kasm_latency.flagged.hidden_ms IS 'Milliseconds: the distance that something at the address hides, of its worst client: where the bounds of its far blocks lie close together; where nearly all blocks are far it may be a steady pause of the client instead, see reason; NULL: none is hidden, or none that is steady';
 COMMENT ON COLUMN kasm_latency.flagged.turnaround_p50_ms IS 'Milliseconds: median turnaround inside transactions of its worst client (see clients.turnaround_p50_ms); NULL: none in the span';
 COMMENT ON COLUMN kasm_latency.flagged.limit_ms IS 'Milliseconds: the setting kasm_latency.rtt_limit';
 COMMENT ON COLUMN kasm_latency.flagged.host_role IS 'Role, as in hosts';
