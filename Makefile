@@ -21,6 +21,7 @@ OBJS = \
 	extension/histogram.o \
 	extension/kasm_latency.o \
 	extension/minutes.o \
+	extension/my_socket.o \
 	extension/savefile.o \
 	extension/slot.o \
 	extension/socket_rtt.o \

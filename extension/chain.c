@@ -9,7 +9,7 @@
  *
  * A chain is what a user waits for, sequential and blocking queries: one transaction block, BEGIN and COMMIT included.  Exchanges
  * outside of blocks make one as long as the client pauses between them no
- * longer than chain_longest_gap_us().  When a chain begins and ends is for
+ * longer than chain_longest_gap_us.  When a chain begins and ends is for
  * exchange.c to say; here is what is remembered of its beginning, and how it
  * is recorded at its end, in the backend's slot.
  *
@@ -65,13 +65,13 @@ block_end(void)
 	block_bound_us = NO_BOUND;
 }
 
-bool
+static bool
 chain_is_open(void)
 {
 	return chain_longest_gap_us != NO_CHAIN;
 }
 
-void
+static void
 chain_open(TimestampTz request_at)
 {
 	const uint64 *counters = MySlot->figures.counters;
@@ -119,11 +119,39 @@ chain_lose_time(void)
 }
 
 /*
- * Has the chain lasted for long enough that it is to be cut?  A client that
- * never pauses outside of blocks would never be recorded else.
+ * What has begun counts no more.
  */
-bool
-chain_is_endless(void)
+void
+chain_drop(void)
 {
-	return MySlot->last_seen - began_at > USECS_PER_MINUTE;
+	chain_longest_gap_us = NO_CHAIN;
+}
+
+/*
+ * An exchange is about to be recorded, before which the client was silent for
+ * that long: does a chain end before it, does one begin with it?  A block is
+ * a chain of its own; what goes before it makes another.
+ */
+void
+chain_turn(bool begins_block, Turnaround before, int64 silent_us,
+		   TimestampTz request_at)
+{
+	if (begins_block || (before == OTHER && silent_us > chain_longest_gap_us))
+		chain_end();
+	if (!chain_is_open())
+		chain_open(request_at);
+}
+
+/*
+ * The same where the chain has lasted for so long that it is to be cut: a
+ * client that never pauses outside of blocks would never be recorded else.
+ */
+void
+chain_cut_endless(TimestampTz request_at)
+{
+	if (MySlot->figures.counters[ROUND_TRIPS] == round_trips_before ||
+		MySlot->last_seen - began_at <= USECS_PER_MINUTE)
+		return;
+	chain_end();
+	chain_open(request_at);
 }

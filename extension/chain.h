@@ -12,6 +12,8 @@
 
 #include "datatype/timestamp.h"
 
+#include "figures.h"
+
 /* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
@@ -21,7 +23,6 @@
  */
 extern int64 chain_longest_gap_us;
 
-extern bool chain_is_open(void);
 
 /* the shortest ceiling of the block so far; NO_BOUND = it had none */
 extern int64 block_bound_us;
@@ -29,11 +30,13 @@ extern int64 block_bound_us;
 #define NO_BOUND PG_INT64_MAX
 
 extern void block_end(void);
-extern void chain_open(TimestampTz request_at);
+extern void chain_turn(bool begins_block, Turnaround before, int64 silent_us,
+					   TimestampTz request_at);
+extern void chain_cut_endless(TimestampTz request_at);
+extern void chain_drop(void);
 extern void chain_end(void);
 extern void chain_leave_out(int64 idle);
 extern void chain_lose_time(void);
-extern bool chain_is_endless(void);
 
 #pragma GCC visibility pop
 

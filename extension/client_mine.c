@@ -97,6 +97,7 @@ static void
 link_to(int index, Slot *slot, int number, bool connects)
 {
 	LWLockAcquire(client_lock(index), LW_EXCLUSIVE);
+	client_entries[index].used = true; /* the overflow may not have been */
 	client_link_slot(index, number);
 	if (connects)
 		history_count_connect(&client_histories[index], slot->minute);
@@ -131,7 +132,6 @@ link_to_client(Slot *slot, int number, TimestampTz now)
 	if (index == NO_ENTRY)
 	{
 		index = OVERFLOW_ENTRY;
-		client_entries[index].used = true;
 		client_table->overflowed++;
 	}
 	link_to(index, slot, number, true);
@@ -176,20 +176,23 @@ client_attach(TimestampTz now, const SocketRtt *rtt)
  * What the slot held when a minute ended that could not be folded, as somebody
  * had the lock.  What has come since belongs to the slot's newest minute.
  */
-static Figures at_minute_end;
-static uint32 at_minute_end_epoch;
-static bool minute_end_kept = false;
+static struct
+{
+	bool kept;
+	uint32 epoch;
+	uint32 turnaround_min_us;
+	Figures figures;
+} minute_end;
 
 /*
- * Add what the slot gained between two moments to a minute of its client.
+ * Add what the slot gained up to some moment to a minute of its client.
  */
 static void
-fold_minute(uint32 minute, const Figures *now)
+fold_minute(uint32 minute, const Figures *now, uint32 turnaround_min_us)
 {
 	history_add(&client_histories[MySlot->client], minute, now,
 				&MyBaseline->figures,
-				MySlot->epoch == MyBaseline->epoch ? MySlot->pending_min_us
-												   : NO_MINIMUM);
+				slot_epoch_is_current() ? turnaround_min_us : NO_MINIMUM);
 	memcpy(&MyBaseline->figures, now, sizeof(Figures));
 }
 
@@ -201,10 +204,12 @@ static void
 fold(void)
 {
 	/* a reset has moved the baseline beyond what was kept */
-	if (minute_end_kept && at_minute_end_epoch == MyBaseline->epoch)
-		fold_minute(MySlot->minute, &at_minute_end);
-	minute_end_kept = false;
-	fold_minute(MySlot->newest_minute, &MySlot->figures);
+	if (minute_end.kept && minute_end.epoch == MyBaseline->epoch)
+		fold_minute(MySlot->minute, &minute_end.figures,
+					minute_end.turnaround_min_us);
+	minute_end.kept = false;
+	fold_minute(MySlot->newest_minute, &MySlot->figures,
+				MySlot->pending_min_us);
 	note_connection(MySlot->client, MySlot);
 }
 
@@ -223,7 +228,7 @@ client_minute_left_ns(void)
 bool
 client_fold_is_due(void)
 {
-	return minute_end_kept || client_minute_left_ns() <= 0;
+	return minute_end.kept || client_minute_left_ns() <= 0;
 }
 
 /*
@@ -231,8 +236,8 @@ client_fold_is_due(void)
  * minute, if anybody holds the table's lock.  The connect was counted where it
  * was made.
  */
-static void
-leave_overflow(void)
+void
+client_leave_overflow(void)
 {
 	int number = compat_my_proc_number();
 	LWLock *overflow_lock = client_lock(OVERFLOW_ENTRY);
@@ -240,13 +245,14 @@ leave_overflow(void)
 	uint32 hash;
 	int index;
 
-	if (!LWLockConditionalAcquire(client_table_lock(), LW_EXCLUSIVE))
+	if (MySlot->client != OVERFLOW_ENTRY ||
+		!LWLockConditionalAcquire(client_table_lock(), LW_EXCLUSIVE))
 		return;
 	my_key(&key);
 	hash = client_hash(&key);
 	index = client_find(&key, hash);
 	if (index == NO_ENTRY)
-		index = client_make(&key, hash, MySlot->connected_at);
+		index = client_make(&key, hash, GetCurrentTimestamp());
 	if (index != NO_ENTRY)
 	{
 		LWLockAcquire(overflow_lock, LW_EXCLUSIVE);
@@ -270,21 +276,19 @@ client_fold_if_free(void)
 
 	if (!LWLockConditionalAcquire(lock, LW_EXCLUSIVE))
 	{
-		if (!minute_end_kept)
+		if (!minute_end.kept)
 		{
-			minute_end_kept = true;
-			memcpy(&at_minute_end, &MySlot->figures, sizeof(Figures));
-			at_minute_end_epoch = MyBaseline->epoch;
+			minute_end.kept = true;
+			minute_end.epoch = MyBaseline->epoch;
+			minute_end.turnaround_min_us = MySlot->pending_min_us;
+			memcpy(&minute_end.figures, &MySlot->figures, sizeof(Figures));
+			slot_note_minute(minute);
 		}
-		slot_note_minute(minute);
 		return false;
 	}
 	fold();
 	slot_begin_minute(minute);
 	LWLockRelease(lock);
-
-	if (MySlot->client == OVERFLOW_ENTRY)
-		leave_overflow();
 	return true;
 }
 
@@ -312,7 +316,9 @@ client_detach(void)
 static inline bool
 said_within_hour(uint32 logged, uint32 minute)
 {
-	return logged != 0 && minute - logged < MINS_PER_HOUR;
+	/* by another backend it may be of a minute later */
+	return logged != 0 &&
+		   (logged >= minute || minute - logged < MINS_PER_HOUR);
 }
 
 /*

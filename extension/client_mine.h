@@ -21,6 +21,7 @@ extern bool client_attach(TimestampTz now, const SocketRtt *rtt);
 extern int64 client_minute_left_ns(void);
 extern bool client_fold_is_due(void);
 extern bool client_fold_if_free(void);
+extern void client_leave_overflow(void);
 extern void client_detach(void);
 extern void client_log_if_far(void);
 

@@ -146,7 +146,10 @@ connections_read(ConnectionReading **readings)
 			reading->pid = slot.pid;
 			reading->round_trips = slot.figures.counters[ROUND_TRIPS];
 			reading->floor_us = slot.floor_us;
-			reading->turnaround_min_us = slot.turnaround_min_us;
+			reading->turnaround_min_us =
+				slot.epoch == client_baseline(i)->epoch
+					? slot.turnaround_min_us
+					: NO_MINIMUM;
 			reading->connected_at = slot.connected_at;
 			reading->last_seen = slot.last_seen;
 		}

@@ -15,7 +15,7 @@
  * is room at the end of one of its minutes.
  *
  * Locking.  The table lock guards which key has which entry: the hash
- * chains, "used", and far_logged_minute.  Each entry has a lock of its own,
+ * chains, "used", the counts, and far_logged_minute.  Each entry has a lock of its own,
  * which guards everything else in it, its history, its list of slots, and
  * these slots' links and baselines.  The room lock guards the list of entries
  * that can make room: all without live connections, but the overflow.  They
@@ -27,9 +27,9 @@
  *
  * Readers (client_read.c) take one entry's lock at a time, shared and never
  * the table's, and copy out before they do anything that could fail.  An
- * exchange never waits for any of these; a connect of a new client waits for
- * another's, one of a known client for the reading of its entry, and both for
- * a reset of everything.
+ * exchange waits for none of these, but where a client leaves the overflow; a
+ * connect of a new client waits for another's, one of a known client for the
+ * reading of its entry, and both for a reset of everything.
  *
  * After a crash the postmaster makes the memory anew, and all of this with
  * it; no lock or list can be left half done.
@@ -485,7 +485,7 @@ client_note_floor(ClientIdentity *identity, const Slot *slot)
 	}
 }
 
-
+/* no connection is known of which the floor would be */
 void
 client_forget_floor(ClientIdentity *identity)
 {

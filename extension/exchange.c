@@ -31,9 +31,10 @@
  * What may happen here is narrow.  Errors are put before the transaction is
  * aborted, perhaps under LWLocks; quickdie() puts from a signal handler; the
  * wrapped flush may not return, when a blocked write ends the process.  So
- * nothing here throws, allocates or waits; only a flush after a ReadyForQuery
- * does more than count; and nothing is half done when the wrapped flush is
- * called.
+ * nothing here throws, allocates or waits, but when a connection opens, and
+ * when one that found no room gets an entry; only a flush that ends an
+ * exchange does more than count; and nothing is half done when the wrapped
+ * flush is called.
  *
  * All state here is the calling backend's own.
  *
@@ -56,6 +57,7 @@
 #include "compat.h"
 #include "exchange.h"
 #include "kasm_latency.h"
+#include "my_socket.h"
 #include "savefile.h"
 #include "slot.h"
 #include "socket_rtt.h"
@@ -97,9 +99,10 @@ static bool pipelines = false;
 
 /* what has happened since the last end */
 #define CLIENT_AHEAD 0x01  /* it sent more, so the exchange goes on */
-#define ERROR_FLUSHED 0x02 /* an error went out */
-#define COPYING_IN 0x04	   /* that end was a CopyInResponse */
-#define COPY_FAILED 0x08   /* and an error went out during the copy */
+#define AHEAD_OUTSIDE 0x02 /* and its last ReadyForQuery had status I */
+#define ERROR_FLUSHED 0x04 /* an error went out */
+#define COPYING_IN 0x08	   /* that end was a CopyInResponse */
+#define COPY_FAILED 0x10   /* and an error went out during the copy */
 static uint8 since_end = 0;
 
 static TimestampTz request_at = 0;	   /* of this exchange; 0 = not known */
@@ -131,9 +134,8 @@ exchange_putmessage(char msgtype, const char *s, size_t len)
 }
 
 /*
- * The same, as long as the request is still to be seen of which the next
- * answer will be: take the statement's start for its time of arrival, if it
- * is one newer than the last answer.
+ * The same until the request of the next answer is seen: take the statement's
+ * start for its arrival, if that is newer than the last answer.
  */
 static int
 putmessage_awaiting_request(char msgtype, const char *s, size_t len)
@@ -173,34 +175,24 @@ begin_waiting(TimestampTz now, bool outside)
  */
 
 /*
- * Are there bytes from the client between its socket and the backend's
- * buffer?  Asked of connections that pipeline alone, as it is a system call.
- */
-static bool
-socket_has_more(void)
-{
-#ifdef USE_OPENSSL
-	if (MyProcPort->ssl_in_use && SSL_pending(MyProcPort->ssl) > 0)
-		return true;
-#endif
-	return socket_bytes_waiting(MyProcPort->sock);
-}
-
-/*
  * At an end of a connection that pipelines, or that has bytes in the buffer:
- * has the client sent more?  Then it was not waiting, and the exchange goes
- * on: but not beyond the minute, as a client that is always ahead would never
- * be counted else.  And after a failed copy its data may still come.
+ * does the exchange go on, as the client has sent more, and so was not
+ * waiting?  But it ends with the minute: a client that is always ahead would
+ * never be counted else.  And after a failed copy its data may still come.
  */
 static pg_noinline bool
-client_went_on(void)
+exchange_goes_on(bool outside)
 {
 	if ((since_end & COPY_FAILED) != 0 ||
-		!(compat_client_bytes_buffered() || socket_has_more()))
+		!(compat_client_bytes_buffered() || my_socket_has_more()))
 		return false;
 	pipelines = true;
-	since_end |= CLIENT_AHEAD;
-	return clock_ns(GUARD_CLOCK) < upkeep_due_ns;
+	since_end = CLIENT_AHEAD | (outside ? AHEAD_OUTSIDE : 0) |
+				(since_end & COPYING_IN);
+	if (!client_fold_is_due())
+		return true;
+	upkeep_due_ns = 0;
+	return false;
 }
 
 
@@ -209,30 +201,20 @@ client_went_on(void)
  * ----------
  */
 
-static void
-read_socket(void)
-{
-	SocketRtt rtt;
-
-	if (!socket_rtt_read(MyProcPort->sock, &rtt))
-		return;
-	slot_set_floor(rtt.min_rtt_us);
-	slot_set_retransmits(rtt.total_retrans);
-}
-
 /*
  * The wall clock is not where it should be.  If it was set, what was stamped
  * before is worth nothing; if the machine was suspended, a minute may be over
  * that the guard has not seen.
  */
 static Clocks
-look_closely_at_clocks(void)
+check_clocks(void)
 {
 	Clocks now;
 
 	if (clocks_look_closely(&now))
 		return now;
 	request_at = 0;
+	answer_at = now.wall;
 	chain_lose_time();
 	if (answer_kind == OTHER)
 		chain_end();
@@ -241,37 +223,22 @@ look_closely_at_clocks(void)
 }
 
 /*
- * An exchange is about to be recorded, before which the client was silent for
- * that long: does a chain end before it, does one begin with it?  A block is
- * a chain of its own; what goes before it makes another.
- */
-static void
-turn_chain(bool begins_block, int64 silent_us)
-{
-	if (begins_block ||
-		(answer_kind == OTHER && silent_us > chain_longest_gap_us))
-		chain_end();
-	if (!chain_is_open())
-		chain_open(request_at);
-}
-
-/*
  * What is due now and then: the socket, and the minute.  A fold that found its
- * lock taken is due again at the next exchange.
+ * lock taken is due again at the next exchange.  After ReadyForQuery alone may
+ * more be done than what never waits.
  */
 static void
-upkeep(int64 guard_ns)
+upkeep(FlushKind kind, int64 guard_ns)
 {
-	read_socket();
+	my_socket_read();
 	if (client_fold_is_due())
 	{
-		if (was_outside && chain_is_endless())
-		{
-			chain_end();
-			chain_open(request_at);
-		}
+		if (was_outside)
+			chain_cut_endless(request_at);
 		if (!client_fold_if_free())
 			return;
+		if (kind == FLUSH_READY)
+			client_leave_overflow();
 	}
 	upkeep_due_ns = guard_ns + client_minute_left_ns();
 }
@@ -284,31 +251,38 @@ faster_than_path(int64 turnaround_us)
 }
 
 /*
- * A turnaround as a sample, or NO_SAMPLE: where the client was idle, or faster
- * than its path.
+ * A turnaround shorter than the path gives a client away as one that
+ * pipelines: unless the lowest round trip has come down since we last asked.
  */
-static int64
-turnaround_sample(int64 us)
+static void
+learn_from_turnaround(int64 us)
 {
-	const bool idle = us > idle_after_us;
-	const bool open = answer_kind == CEILING;
-
-	/* the lowest round trip may have come down since we last asked */
 	if (faster_than_path(us))
-		read_socket();
+		my_socket_read();
 	if (faster_than_path(us))
-	{
 		pipelines = true;
-		return NO_SAMPLE;
-	}
+}
 
-	if (open && (idle || pipelines))
-		slot_record_open_wait(us);
-	if (open && idle)
+/*
+ * The server has waited for that long with a transaction open.  A wait that
+ * becomes a ceiling is recorded as that.
+ */
+static void
+note_open_wait(int64 us)
+{
+	if (us > idle_after_us)
 		chain_leave_out(us);
-	if (pipelines)
-		answer_kind = OTHER;
-	return idle ? NO_SAMPLE : us;
+	if (us > idle_after_us || pipelines)
+		slot_record_open_wait(us);
+}
+
+/* the client was reset: what began before counts no more */
+static void
+begin_epoch(void)
+{
+	slot_begin_epoch();
+	chain_drop();
+	block_bound_us = NO_BOUND;
 }
 
 
@@ -319,8 +293,8 @@ turnaround_sample(int64 us)
 
 /*
  * The connection is ready for its first request, or for the next after we
- * were switched off.  The one place here that may take a lock, and log: the
- * backend is idle, outside any transaction's work.
+ * were switched off.  The one place here that may wait for a lock, and log:
+ * the backend is idle, outside any transaction's work.
  */
 static pg_noinline void
 open_connection(void)
@@ -344,7 +318,7 @@ open_connection(void)
 	}
 	connection_open = true;
 	was_outside = !IsTransactionBlock();
-	block_end();
+	block_bound_us = NO_BOUND; /* of a block that was seen in parts */
 	chain_end();
 	upkeep_due_ns =
 		now.guard_ns + Min(FIRST_UPKEEP_NS, client_minute_left_ns());
@@ -365,7 +339,8 @@ is_usual(FlushKind kind, bool outside, Clocks now)
 		   answer_kind == turnaround_after(outside) && clocks_agree(now) &&
 		   request_at != 0 && waited_us <= chain_longest_gap_us &&
 		   waited_us <= idle_after_us && !faster_than_path(waited_us) &&
-		   !pipelines && now.guard_ns < upkeep_due_ns;
+		   !pipelines && slot_epoch_is_current() &&
+		   now.guard_ns < upkeep_due_ns;
 }
 
 /*
@@ -382,8 +357,10 @@ finish_exchange(FlushKind kind, bool outside, Clocks now, const bool usual)
 	int64 server_us = NO_SAMPLE;
 	int64 silent_us;
 
+	if (!usual && !slot_epoch_is_current())
+		begin_epoch();
 	if (!usual && !clocks_agree(now))
-		now = look_closely_at_clocks();
+		now = check_clocks();
 
 	if (usual || request_at != 0)
 	{
@@ -395,14 +372,23 @@ finish_exchange(FlushKind kind, bool outside, Clocks now, const bool usual)
 		silent_us = now.wall - answer_at; /* or less: there is no stamp */
 
 	if (!usual)
-		turn_chain(kind == FLUSH_READY && was_outside && !outside, silent_us);
+		chain_turn(kind == FLUSH_READY && was_outside && !outside, answer_kind,
+				   silent_us, request_at);
 
 	/* before the exchange is recorded: it belongs to the minute that begins */
 	if (!usual && now.guard_ns >= upkeep_due_ns)
-		upkeep(now.guard_ns);
+		upkeep(kind, now.guard_ns);
 
 	if (!usual && waited_us != NO_SAMPLE)
-		waited_us = turnaround_sample(waited_us);
+	{
+		learn_from_turnaround(waited_us);
+		if (answer_kind == CEILING)
+			note_open_wait(waited_us);
+		if (pipelines)
+			answer_kind = OTHER;
+		if (waited_us > idle_after_us || faster_than_path(waited_us))
+			waited_us = NO_SAMPLE;
+	}
 
 	slot_record(waited_us, answer_kind, server_us, outside, now.wall);
 	if (answer_kind == CEILING && waited_us != NO_SAMPLE &&
@@ -442,14 +428,14 @@ end_exchange(const FlushKind kind)
 		return;
 	}
 
+	/* the same as status I in the ReadyForQuery */
+	outside = kind == FLUSH_READY && !IsTransactionBlock();
+
 	/* after CopyInResponse its data, or a Sync, are no new request */
 	if (kind != FLUSH_COPY_IN &&
 		unlikely(pipelines || compat_client_bytes_buffered()) &&
-		client_went_on())
+		exchange_goes_on(outside))
 		return;
-
-	/* the same as status I in the ReadyForQuery */
-	outside = kind == FLUSH_READY && !IsTransactionBlock();
 
 	now = clocks_read();
 	if (likely(is_usual(kind, outside, now)))
@@ -488,9 +474,7 @@ other_flush(char message)
 	}
 }
 
-/*
- * In the place of PqCommMethods->flush.
- */
+/* in the place of PqCommMethods->flush */
 static int
 exchange_flush(void)
 {
@@ -507,7 +491,7 @@ exchange_flush(void)
 /*
  * Record what is under way as the backend exits.
  *
- * If it dies of an error while a request is open, the client has been answered
+ * If it dies of an error while a command is open, the client has been answered
  * by that error, and waits no more.  So has one that sent its farewell along
  * with its last request.
  *
@@ -518,21 +502,49 @@ static void
 finish_connection(void)
 {
 	Clocks now = clocks_read();
-	TimestampTz waited_until = now.wall;
+	const bool copying = (since_end & COPYING_IN) != 0;
+	TimestampTz waited_until;
+	bool answered;
 
+	if (!slot_epoch_is_current())
+		begin_epoch();
 	if (!clocks_agree(now))
-		now = look_closely_at_clocks();
-	if (request_at == 0 && GetCurrentStatementStartTimestamp() > answer_at)
-		waited_until = GetCurrentStatementStartTimestamp();
+		now = check_clocks();
+	answered =
+		(request_at != 0 && (since_end & CLIENT_AHEAD) != 0) ||
+		((request_at != 0 || copying) && (since_end & ERROR_FLUSHED) != 0);
+
+	/* what is over belongs to the minute in which it was */
+	if (!answered)
+	{
+		block_end();
+		chain_end();
+	}
+	if (client_fold_is_due())
+		(void) client_fold_if_free();
+
+	waited_until = now.wall;
 	if (request_at != 0)
 		waited_until = request_at;
-	if (request_at != 0 && (since_end & (ERROR_FLUSHED | CLIENT_AHEAD)) != 0)
+	else if (GetCurrentStatementStartTimestamp() > answer_at)
+		waited_until = GetCurrentStatementStartTimestamp();
+	if (answered)
+		chain_turn(false, answer_kind, waited_until - answer_at, request_at);
+
+	/* data has no stamp: nobody knows whether it was waited for */
+	if (answer_kind == CEILING && !copying && waited_until > answer_at)
 	{
-		turn_chain(false, request_at - answer_at);
-		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE, false, now.wall);
-	}
-	if (answer_kind == CEILING && waited_until > answer_at)
 		slot_record_open_wait(waited_until - answer_at);
+		if (answered && waited_until - answer_at > idle_after_us)
+			chain_leave_out(waited_until - answer_at);
+	}
+	if (answered)
+		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE,
+					(since_end & (AHEAD_OUTSIDE | ERROR_FLUSHED)) ==
+						AHEAD_OUTSIDE,
+					now.wall);
+	block_end();
+	chain_end();
 }
 
 static void
@@ -545,9 +557,7 @@ exchange_exit(int code, Datum arg)
 		return;
 	if (connection_open)
 		finish_connection();
-	block_end();
-	chain_end();
-	read_socket();
+	my_socket_read();
 	client_detach();
 }
 
@@ -574,9 +584,7 @@ exchange_set_idle_after(int ms)
 	idle_after_us = (int64) ms * 1000;
 }
 
-/*
- * Called after a client has authenticated, before anything of that is sent.
- */
+/* called after a client has authenticated, before anything of that is sent */
 void
 exchange_watch_connection(void)
 {

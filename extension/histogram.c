@@ -168,6 +168,9 @@ dominant_cells(const uint64 *counts, int64 sum_us)
 	double mean;
 	double bound;
 
+	/* the last cell has no end: what lies in it may be the most of the sum */
+	if (counts[OVERFLOW_CELL] != 0)
+		return dominant;
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 	{
 		double doubt = counts[i] == 0 ? 0 : (double) counts[i] * cell_width(i);

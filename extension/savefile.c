@@ -3,15 +3,15 @@
  * savefile.c
  *		The table of clients, to disk at shutdown and back at start.
  *
- * Only the postmaster reads and writes it, when no other process uses the
- * table: so without locks.
+ * The postmaster reads and writes it, when no other process uses the table: so
+ * without locks.
  *
  * The file holds a header, each client's identity and history as they lie in
  * memory, and a checksum.  Whatever changes these structs changes their size,
  * or SAVE_VERSION has to be raised.
  *
  * It is written under a temporary name, synced and renamed.  It is unlinked
- * when the first client is there: until then nothing was counted that is not
+ * when the first client is there, or at a reset: until then nothing was counted that is not
  * in it, and a server that fails to start loses nothing.  After a crash there
  * is none, and the server starts empty, as it should, since what a crash left
  * would be of an unknown age.  A standby copied from a stopped server brings
@@ -333,7 +333,7 @@ savefile_load(void)
 }
 
 /*
- * The calling backend has a client: from now on the file is out of date.
+ * There is a client, or a reset: from now on the file is out of date.
  * Whether several come at once does not matter.
  */
 void
@@ -341,6 +341,6 @@ savefile_used(void)
 {
 	if (!client_table->save_file_there)
 		return;
-	unlink(SAVE_FILE);
-	client_table->save_file_there = false;
+	if (unlink(SAVE_FILE) == 0 || errno == ENOENT)
+		client_table->save_file_there = false;
 }

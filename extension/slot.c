@@ -17,8 +17,8 @@
  * Between the increments stands straight-line code of a few dozen
  * instructions: nothing there can throw, wait or be left half done.
  *
- * The list links and the identity (pid, client, connected_*) are written
- * under the client's lock, by client_mine.c.
+ * The list links and the client's number are written under the client's lock,
+ * pid and connected_* before the slot is in any list.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,8 @@
 /*
  * How often a reader tries for a copy that no write crossed, before it takes
  * what it has.  Every counter only grows, so a crossed copy is still one of
- * true counters, at most one exchange apart from each other.
+ * true counters (where 64 bits are read at once), at most one exchange apart
+ * from each other.
  */
 #define READ_ATTEMPTS 1000
 
@@ -50,6 +51,19 @@ slot_init(Slot *slot, Baseline *baseline)
 	memset(baseline, 0, sizeof(Baseline));
 	slot->turnaround_min_us = NO_MINIMUM;
 	slot->pending_min_us = NO_MINIMUM;
+}
+
+/*
+ * The client was reset: minima from before count no more.
+ */
+void
+slot_begin_epoch(void)
+{
+	slot_begin_change(MySlot);
+	MySlot->epoch = MyBaseline->epoch;
+	MySlot->turnaround_min_us = NO_MINIMUM;
+	MySlot->pending_min_us = NO_MINIMUM;
+	slot_end_change(MySlot);
 }
 
 /*
@@ -97,6 +111,7 @@ slot_note_minute(uint32 minute)
 {
 	slot_begin_change(MySlot);
 	MySlot->newest_minute = minute;
+	MySlot->pending_min_us = NO_MINIMUM;
 	slot_end_change(MySlot);
 }
 

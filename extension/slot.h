@@ -30,8 +30,8 @@ typedef struct Slot
 	uint32 floor_us;		  /* lowest tcpi_min_rtt seen; 0 = not known */
 	uint32 turnaround_min_us; /* lowest ceiling since connect or reset */
 	uint32 pending_min_us;	  /* lowest ceiling since the last fold */
-	uint32 minute;			  /* to which all that is not folded belongs */
-	uint32 newest_minute;	  /* the same, or a later one: see client_mine.c */
+	uint32 minute;			  /* to which what is not folded belongs, */
+	uint32 newest_minute;	  /* or the last of it: see client_mine.c */
 	TimestampTz last_seen;	  /* end of the last exchange, or connect */
 	Figures figures;
 
@@ -80,6 +80,7 @@ extern Slot *MySlot;
 extern Baseline *MyBaseline;
 
 extern void slot_init(Slot *slot, Baseline *baseline);
+extern void slot_begin_epoch(void);
 extern void slot_set_floor(uint32 floor_us);
 extern void slot_set_retransmits(uint32 retransmits);
 extern void slot_begin_minute(uint32 minute);
@@ -108,6 +109,15 @@ slot_end_change(Slot *slot)
 }
 
 /*
+ * Has nobody reset the client since the minima began?
+ */
+static inline bool
+slot_epoch_is_current(void)
+{
+	return MySlot->epoch == MyBaseline->epoch;
+}
+
+/*
  * Record one exchange in the calling backend's slot.  Times that were not
  * measured are NO_SAMPLE; "kind" tells what the turnaround is good for.
  *
@@ -120,13 +130,6 @@ slot_record(int64 turnaround_us, Turnaround kind, int64 server_us,
 	Slot *slot = MySlot;
 
 	slot_begin_change(slot);
-
-	if (unlikely(slot->epoch != MyBaseline->epoch))
-	{
-		slot->epoch = MyBaseline->epoch;
-		slot->turnaround_min_us = NO_MINIMUM;
-		slot->pending_min_us = NO_MINIMUM;
-	}
 
 	slot->figures.counters[ROUND_TRIPS]++;
 	slot->figures.counters[TRANSACTIONS] += ends_transaction;

@@ -25,6 +25,7 @@
 #include "client_read.h"
 #include "compat.h"
 #include "kasm_latency.h"
+#include "savefile.h"
 #include "sql_histogram.h"
 #include "sql_row.h"
 
@@ -306,6 +307,7 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	require_loaded();
+	savefile_used();
 	PG_RETURN_TIMESTAMPTZ(client_table_reset(NULL));
 }
 
@@ -331,5 +333,6 @@ kasm_latency_reset_address(PG_FUNCTION_ARGS)
 		client_key_set_address(&key, ip_family(address) == PGSQL_AF_INET,
 							   ip_addr(address));
 	}
+	savefile_used();
 	PG_RETURN_TIMESTAMPTZ(client_table_reset(&key));
 }

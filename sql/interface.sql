@@ -84,13 +84,15 @@ FROM hundred, unnest(ARRAY[9.5, 10, 10.5, 11, 11.5]) AS limit_ms;
 SELECT c.*, kasm_latency_internal.percentile_ms(h, 0.5) FROM hundred, kasm_latency_internal.histogram_cells(h) AS c;
 
 -- the sum tells where in its cell a steady latency lies: 100 of 10.9 ms; 50 each of 9.9 and 10.1 ms; 99 of 10.9 ms and
--- one of 5 s, whose cell is so wide that nothing can be told of the others; two of 0.4 ms and 100 of 10.9 ms
+-- one of 5 s, whose cell is so wide that nothing can be told of the others; two of 0.4 ms and 100 of 10.9 ms; 1000 of
+-- 1.0 ms and one of an hour, which is beyond the scale
 SELECT name, kasm_latency_internal.percentile_ms(h, 0.1) AS p10, kasm_latency_internal.percentile_ms(h, 0.5) AS p50,
        kasm_latency_internal.percentile_ms(h, 0.99) AS p99, kasm_latency_internal.sum_s(h)
 FROM (VALUES
     ('steady', '\x50a1100000000000736400000000000000'::bytea),
     ('at a bound', '\x40420f0000000000723200000000000000733200000000000000'),
     ('with an outlier', '\x74bd5c0000000000736300000000000000cd0100000000000000'),
+    ('beyond the scale', '\x40e6a2d60000000050e803000000000000ff0100000000000000'),
     ('near and far', '\x70a4100000000000410200000000000000736400000000000000')) AS h (name, h);
 SELECT kasm_latency_internal.percentile_ms(kasm_latency_internal.part_from(h, 10), 0.5) AS far_p50,
        kasm_latency_internal.count_from(kasm_latency_internal.part_from(h, 10), 0) AS far

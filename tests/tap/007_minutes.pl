@@ -116,21 +116,30 @@ sub figure
 	gone($node);
 	is(figure($node, 'round_trips, in_transaction_wait_s < 0.39'), '3|t', 'terminated at work: that was no wait');
 
-	# always a byte ahead, as a pipeline that streams
+	# COPY data has no stamp: nobody knows which of it was waited for
 	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$node->safe_psql('postgres', 'CREATE TABLE item (id int); GRANT ALL ON item TO probe');
 	$c = client($node);
-	my $message = RawClient::query('SELECT 1');
-	my ($first, $rest) = (substr($message, 0, 1), substr($message, 1));
-	$c->send_burst($first);
-	my $answered = 0;
-	my $until = time + 3;
-	while (time < $until)
-	{
-		$c->exchange(1, $rest, $first);
-		$answered++;
-	}
-	cmp_ok($answered, '>', 1, 'a client that is a byte ahead is answered');
-	cmp_ok(figure($node, 'round_trips'), '>', 0, 'and counted');
+	$c->send_burst(RawClient::query('COPY item FROM STDIN'));
+	$c->read_until('G');
+	for (1 .. 5) { $c->send_burst(RawClient::copy_data("1\n")); usleep(100_000); }
+	$node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'probe'));
+	$c->send_burst(RawClient::copy_data("1\n"));
+	$c->read_until('$');
+	gone($node);
+	is(figure($node, 'round_trips, in_transaction_wait_s'), '2|0', 'COPY that is cut off: the data counts, and was no wait');
+
+	# a reset in the middle of a block: what was before counts no more
+	$c = client($node);
+	query($c, 'BEGIN', ('SELECT 1') x 20);
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	is($node->safe_psql('postgres', q(SELECT turnaround_min_ms IS NULL FROM kasm_latency.connections WHERE username = 'probe')),
+		't', 'reset: no turnaround');
+	usleep(30_000);
+	query($c, 'SELECT 1', 'COMMIT');
+	is( figure($node, q(round_trips, chain_round_trips, kasm_latency_internal.count_from(bounds, 0),
+			kasm_latency_internal.count_from(ceilings, 0))),
+		'2|2|1|2', 'and then what came after it: exchanges, of a chain, in a block, ceilings');
 	$c->leave;
 	$node->stop;
 }
@@ -174,7 +183,7 @@ sub figure
 
 SKIP:
 {
-	skip 'there is no libfaketime for this server', 7 unless $faketime;
+	skip 'there is no libfaketime for this server', 10 unless $faketime;
 
 	# ----- an exchange that a Flush ends belongs to the minute in which it ends
 
@@ -189,6 +198,54 @@ SKIP:
 	$c->exchange(1, RawClient::bind_portal('', 's'), RawClient::execute(''), RawClient::sync());
 	is(figure($node, 'round_trips', '1 minute'), '2', 'Parse, Flush; Execute, Sync after a pause: both are recent');
 	is(figure($node, 'round_trips'), '3', 'and all are counted');
+
+	# ----- a wait that ends the connection is of now, not of when it began
+
+	$c->leave;
+	gone($node);
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$c = client($node);
+	query($c, 'BEGIN', 'SELECT 1');
+	$began = $node->safe_psql('postgres', $minute);
+	$node->poll_query_until('postgres', "$minute >= $began + 4");
+	$c->leave;
+	gone($node);
+	is(figure($node, 'in_transaction_wait_s > 180', '1 minute') . '|' . figure($node, 'chains', '1 minute'), 't|0',
+		'idle in transaction for minutes, then gone: the wait is recent, the chain is not');
+
+	# ----- requests without a stamp, minutes apart, are no chains of nothing
+
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$c = client($node);
+	query($c, 'SELECT 1');
+	for (1 .. 2)
+	{
+		$began = $node->safe_psql('postgres', $minute);
+		$node->poll_query_until('postgres', "$minute >= $began + 2");
+		$c->exchange(1, RawClient::sync());
+	}
+	$c->leave;
+	gone($node);
+	is(figure($node, q(kasm_latency_internal.count_from(chain_lengths, 0), kasm_latency_internal.percentile_whole(chain_lengths, 0.01))),
+		'3|1', 'a Sync now and then: a chain each, of one exchange');
+
+	# ----- always a byte ahead, as a pipeline that streams: counted once a minute
+
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	$c = client($node);
+	my $message = RawClient::query('SELECT 1');
+	my ($first, $rest) = (substr($message, 0, 1), substr($message, 1));
+	$c->send_burst($first);
+	my $answered = 0;
+	$began = $node->safe_psql('postgres', $minute);
+	do { $c->exchange(1, $rest, $first) for 1 .. 100; $answered += 100 }
+	  while $node->safe_psql('postgres', $minute) < $began + 2;
+	my $times = figure($node, 'round_trips', '1 minute');
+	ok($times >= 1 && $times < $answered / 10, "a byte ahead for two minutes: $answered answers, $times exchanges, and recent");
+	$c->leave;
+	gone($node);
+	$c = client($node);
+	query($c, 'SELECT 1');
 
 	# ----- no room: one that found none gets an entry when there is
 
@@ -251,17 +308,16 @@ SKIP:
 		$node->start;
 	}
 	my $c = client($node);
-	query($c, 'SELECT 1');
+	query($c, 'SELECT 1', 'BEGIN', 'SELECT 1');
 	$set->('+10y');
-	query($c, 'SELECT 1');
 	is($node->safe_psql('postgres', "SELECT clock_timestamp() > '2036-01-01'"), 't', 'the clock is ten years ahead');
 	$c->leave;
 	gone($node);
 	$set->('+0');
 	$c = client($node);
 	query($c, 'SELECT 1');
-	is(figure($node, q(round_trips, last_seen BETWEEN clock_timestamp() - interval '5 min' AND clock_timestamp())), '3|t',
-		'the client was seen when it was, not then');
+	is(figure($node, q(round_trips, last_seen BETWEEN clock_timestamp() - interval '5 min' AND clock_timestamp(), in_transaction_wait_s < 100)), '4|t|t',
+		'the client was seen when it was, not then, and nobody waited for ten years');
 	$c->leave;
 	$node->stop;
 }
