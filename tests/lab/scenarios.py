@@ -247,13 +247,15 @@ class BesideServer(Scenario):
 class Between(Scenario):
     """Something at one distance that passes on the queries of an application
     at another, under its own address; and maybe those of an application that
-    is beside it.  hidden: the distance of the first one has to be told."""
+    is beside it, or farther.  hidden: the distance of the first one has to be
+    told, or that of the farther, where it has more clients."""
 
     def __init__(self, number, name, near_ms, far_ms, expected, clients, near_clients=(), mode="launches", words="",
-                 hidden=False):
+                 hidden=False, farther_ms=None, farther_clients=()):
         super().__init__(number, name)
         self.near_ms, self.far_ms, self.expected = near_ms, far_ms, expected
         self.clients, self.near_clients = clients, near_clients
+        self.farther_ms, self.farther_clients = farther_ms, farther_clients
         self.mode, self.words, self.hidden = mode, words, hidden
 
     def prepare(self, bindir, user):
@@ -262,6 +264,8 @@ class Between(Scenario):
         self.app = self.middle  # or where the distance is
         if self.far_ms > self.near_ms:
             self.app = lab.Host(self.name + " app", self.far_ms - self.near_ms, user)
+        if self.farther_clients:
+            self.farther = lab.Host(self.name + " farther", self.farther_ms - self.near_ms, user)
 
     def start(self, server):
         raise NotImplementedError
@@ -282,6 +286,7 @@ class Between(Scenario):
                 "nothing listens"
             running, near = ([host.client(*arguments, mode=self.mode, dsn=address) for arguments in clients]
                              for host, clients in ((self.app, self.clients), (self.middle, self.near_clients)))
+            running += [self.farther.client(*arguments, mode=self.mode, dsn=address) for arguments in self.farther_clients]
             counted = [lab.result(client) for client in running]
             near_counted = [lab.result(client) for client in near]
             row = self.judge(self.far_ms, self.expected, self.said(server, self.middle.addr),
@@ -291,7 +296,7 @@ class Between(Scenario):
             row.require(row.number("turnaround_min_ms") is None or row.number("turnaround_min_ms") >= least_ms,
                         "a turnaround is shorter than the application's distance")
             if self.hidden:
-                row.require_hidden(self.far_ms)
+                row.require_hidden(self.farther_ms if len(self.farther_clients) > len(self.clients) else self.far_ms)
             if self.words:
                 row.require(row.flagged() and self.words in row.said["reason"],
                             f"the reason does not say {self.words}" + row.because())
@@ -564,6 +569,15 @@ def works(queries, ms):
             "--think", str(ms / 1000), "--vary", "0.35"]
 
 
+def two_behind(more):
+    """Through one pgbouncer: near ones, some from 25 and some from 120 ms, of
+    one more than of the other."""
+    some = [("--launches", "10", "--queries", "4")]
+    return Pgbouncer(18, f"18 one pgbouncer for near, 25 ms and 120 ms, more from {more}", 0.4, 25, "unproven",
+                     some * (1 if more == 120 else 2), farther_ms=120, farther_clients=some * (2 if more == 120 else 1),
+                     near_clients=[("--launches", "50", "--pause", "0.1")], words="pooler or proxy", hidden=True)
+
+
 def shared(rtt_ms, share, near, far):
     """Of the blocks that come through one pgbouncer so many are near, three
     times so many far.  Each of the latter is of 6 exchanges."""
@@ -659,6 +673,7 @@ SCENARIOS = [
                FINE if ms < LIMIT_MS / 1.35 else (*FINE, "unproven"), *works(queries, ms), mode="asyncpg",
                module="asyncpg", dsn={"sslmode": "disable"}, check=named_first("pauses", "pooler"))
       for queries, ms in ((3, 12), (10, 5), (10, 20), (20, 35), (40, 12), (3, 60))],
+    *[two_behind(more) for more in (25, 120)],
     *[shared(rtt_ms, *share) for rtt_ms in (120, 25) for share in SHARES],
     *[between(19, f"19 {name}, only from {rtt_ms} ms", 0.4, rtt_ms, "unproven", [FAR], words="pooler or proxy",
               hidden=True)
