@@ -125,9 +125,7 @@ link_to_client(Slot *slot, int number, TimestampTz now)
 	{
 		LWLockRelease(client_table_lock());
 		LWLockAcquire(client_table_lock(), LW_EXCLUSIVE);
-		index = client_find(&key, hash);
-		if (index == NO_ENTRY)
-			index = client_make(&key, hash, now);
+		index = client_find_or_make(&key, hash, now);
 	}
 	if (index == NO_ENTRY)
 	{
@@ -250,9 +248,7 @@ client_leave_overflow(void)
 		return;
 	my_key(&key);
 	hash = client_hash(&key);
-	index = client_find(&key, hash);
-	if (index == NO_ENTRY)
-		index = client_make(&key, hash, GetCurrentTimestamp());
+	index = client_find_or_make(&key, hash, GetCurrentTimestamp());
 	if (index != NO_ENTRY)
 	{
 		LWLockAcquire(overflow_lock, LW_EXCLUSIVE);

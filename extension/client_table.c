@@ -364,15 +364,18 @@ evict(int index)
 }
 
 /*
- * Make an entry for a key that has none; NO_ENTRY where there is no room.
+ * The entry of a key, made where it has none; NO_ENTRY where there is no room.
  * Caller holds the table lock exclusively.
  */
 int
-client_make(const ClientKey *key, uint32 hash, TimestampTz now)
+client_find_or_make(const ClientKey *key, uint32 hash, TimestampTz now)
 {
-	int index = client_find_room();
+	int index = client_find(key, hash);
 	ClientEntry *entry;
 
+	if (index != NO_ENTRY)
+		return index;
+	index = client_find_room();
 	if (index == NO_ENTRY)
 		return NO_ENTRY;
 	if (client_entries[index].used)

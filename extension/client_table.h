@@ -99,7 +99,8 @@ extern Slot *client_slot(int number);
 extern Baseline *client_baseline(int number);
 extern uint32 client_hash(const ClientKey *key);
 extern int client_find(const ClientKey *key, uint32 hash);
-extern int client_make(const ClientKey *key, uint32 hash, TimestampTz now);
+extern int client_find_or_make(const ClientKey *key, uint32 hash,
+							   TimestampTz now);
 extern int client_next_to_make_room(int index);
 extern int client_find_room(void);
 extern void client_link(int index);

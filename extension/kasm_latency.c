@@ -34,7 +34,6 @@ PG_MODULE_MAGIC;
 bool kasm_latency_enabled = true;
 double kasm_latency_rtt_limit = 10;
 double kasm_latency_server_rtt_limit = 10;
-int kasm_latency_recent = 15;
 int kasm_latency_max_clients = 200;
 bool kasm_latency_log_far_clients = true;
 bool kasm_latency_save = true;
@@ -43,6 +42,7 @@ bool kasm_latency_save = true;
 static int idle_after = 1000;
 
 /* read by SQL only */
+static int recent = 15; /* minutes */
 static int min_samples = 20;
 static char *app_roles = NULL;
 
@@ -100,8 +100,8 @@ define_settings(void)
 		GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("kasm_latency.recent",
 							"Sets the span that the views cover.", NULL,
-							&kasm_latency_recent, 15, 1, SPAN_MAX_MINUTES,
-							PGC_USERSET, GUC_UNIT_MIN, NULL, NULL, NULL);
+							&recent, 15, 1, SPAN_MAX_MINUTES, PGC_USERSET,
+							GUC_UNIT_MIN, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"kasm_latency.min_samples",
 		"Sets how many turnarounds a verdict of in_band or unproven takes.",

@@ -18,7 +18,6 @@
 extern bool kasm_latency_enabled;
 extern double kasm_latency_rtt_limit;		 /* ms, of the session */
 extern double kasm_latency_server_rtt_limit; /* ms, of the server */
-extern int kasm_latency_recent;				 /* minutes */
 extern int kasm_latency_max_clients;
 extern bool kasm_latency_log_far_clients;
 extern bool kasm_latency_save;

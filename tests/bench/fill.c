@@ -48,7 +48,7 @@ kasm_latency_test_fill(PG_FUNCTION_ARGS)
 		int index;
 
 		key.role = 1000000 + i;
-		index = client_make(&key, client_hash(&key), now);
+		index = client_find_or_make(&key, client_hash(&key), now);
 		history = &client_histories[index];
 		LWLockAcquire(client_lock(index), LW_EXCLUSIVE);
 		for (uint32 m = minute - 65; m <= minute; m++)
