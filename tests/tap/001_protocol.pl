@@ -356,8 +356,8 @@ sub bound
 		'1|t|t|t', "$name: its shortest turnaround, to the microsecond");
 	return;
 }
-bound('pauses of 30, 12 and 50 ms', 12, 29, 30, 12, 50);
-bound('a pause of 25 ms', 25, 500, 25);
+bound('pauses of 30, 12 and 50 ms', 12, 10000, 30, 12, 50);
+bound('a pause of 25 ms', 25, 10000, 25);
 
 # ----- chains: their lengths, of a connection that has left
 
