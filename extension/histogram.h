@@ -8,7 +8,7 @@
  * from 10 us up to 100 s, has 35 cells: steps of a tenth of its start up to
  * twice that, of a fifth up to five times, of a half up to ten times.  The
  * last cell holds everything from 100 s on.  So a cell is at most 10 % wide
- * (a value taken as its cell's middle is at most 4.8 % off), and 1, 5, 10
+ * (a value taken as its cell's middle is at most 5 % off), and 1, 5, 10
  * and 100 ms are boundaries, so that "below the limit" is exact there.
  *
  * Everything is integer arithmetic.  No PostgreSQL header but c.h.
