@@ -106,10 +106,15 @@ chain_end(void)
 					  counters[NETWORK_US] - network_us_before);
 }
 
+/*
+ * The client was idle since then: no part of the chain, if that has not begun
+ * only after it.
+ */
 void
-chain_leave_out(int64 idle)
+chain_leave_out(int64 idle, TimestampTz since)
 {
-	idle_us += idle;
+	if (began_at <= since)
+		idle_us += idle;
 }
 
 void

@@ -35,7 +35,7 @@ extern void chain_turn(bool begins_block, Turnaround before, int64 silent_us,
 extern void chain_cut_endless(TimestampTz request_at);
 extern void chain_drop(void);
 extern void chain_end(void);
-extern void chain_leave_out(int64 idle);
+extern void chain_leave_out(int64 idle, TimestampTz since);
 extern void chain_lose_time(void);
 
 #pragma GCC visibility pop

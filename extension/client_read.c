@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include "storage/shmem.h"
+
 #include "client_read.h"
 
 /* a client while it is read */

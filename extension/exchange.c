@@ -271,7 +271,7 @@ static void
 note_open_wait(int64 us)
 {
 	if (us > idle_after_us)
-		chain_leave_out(us);
+		chain_leave_out(us, answer_at);
 	if (us > idle_after_us || pipelines)
 		slot_record_open_wait(us);
 }
@@ -536,7 +536,7 @@ finish_connection(void)
 	{
 		slot_record_open_wait(waited_until - answer_at);
 		if (answered && waited_until - answer_at > idle_after_us)
-			chain_leave_out(waited_until - answer_at);
+			chain_leave_out(waited_until - answer_at, answer_at);
 	}
 	if (answered)
 		slot_record(NO_SAMPLE, OTHER, NO_SAMPLE,
