@@ -4,7 +4,7 @@
                                     connection, held against the budget
     bench.py BINDIR USER            the same for other extensions, reading,
                                     connects, system calls, and wall clock
-    bench.py BINDIR USER connects   one of these tables alone
+    bench.py BINDIR USER reading    one of these tables alone, or connects
 
 Instructions are those that callgrind counts in one backend, user space; it
 does not see clock reads, which are counted apart.  Exits with 77 where
@@ -312,8 +312,8 @@ def main(bindir, user, guard=None):
     if shutil.which("valgrind") is None:
         say("valgrind is missing")
         return 77
-    if guard == "connects":
-        connects(bindir, user)
+    if guard in ("connects", "reading"):
+        globals()[guard](bindir, user)
     elif guard:
         instructions(bindir, user, ["bare", "kasm_latency"], 50, 450)
     else:
