@@ -93,6 +93,7 @@ FROM (VALUES
     ('at a bound', '\x40420f0000000000723200000000000000733200000000000000'),
     ('with an outlier', '\x74bd5c0000000000736300000000000000cd0100000000000000'),
     ('beyond the scale', '\x40e6a2d60000000050e803000000000000ff0100000000000000'),
+    ('on both sides', '\x5874060000000000720a00000000000000731e00000000000000'), -- ten of 9.6 and thirty of 10.9 ms
     ('near and far', '\x70a4100000000000410200000000000000736400000000000000')) AS h (name, h);
 SELECT kasm_latency_internal.percentile_ms(kasm_latency_internal.part_from(h, 10), 0.5) AS far_p50,
        kasm_latency_internal.count_from(kasm_latency_internal.part_from(h, 10), 0) AS far
@@ -118,6 +119,7 @@ FROM (VALUES
     (14, 'beside one such bound', 19, 3, 10.1, 11, 12, 100, 10, 1, 0.4),
     (15, 'two distances, the nearer more frequent', 90, 30, 25.1, 25.9, 121, 900, 300, 0, 0.4),
     (16, 'two distances, the farther more frequent', 90, 30, 25.1, 121, 122, 900, 200, 0, 0.4),
+    (18, 'two of twenty', 20, 2, 120, 121, 122, 200, 20, 0, 0.4),
     (17, 'a busy machine', 60, 14, 25.9, 28.5, 44, 600, 140, 0, 0.4)
 ) AS t (n, why, blocks, far, p10, p50, p90, samples, alike, between, rtt) ORDER BY n;
 
