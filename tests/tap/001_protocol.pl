@@ -265,7 +265,8 @@ counts('a cancelled query', [ 1, 1, 0, 1, 1 ], sub {
 counts('statement_timeout', [ 2, 2, 0, 2, 2 ], sub {
 	my $c = shift;
 	$c->exchange(1, q1('SET statement_timeout = 20'));
-	is($c->exchange(1, q1('SELECT pg_sleep(60)')), 'TEZ', 'timed out');
+	# on a slow machine before the row's description is put
+	like($c->exchange(1, q1('SELECT pg_sleep(60)')), qr/^T?EZ$/, 'timed out');
 });
 
 counts('terminated while idle', [ 1, 1, 0, 1, 1 ], sub {
