@@ -245,6 +245,7 @@ SKIP:
 	  while $node->safe_psql('postgres', $minute) < $began + 2;
 	my $times = figure($node, 'round_trips', '1 minute');
 	ok($times >= 1 && $times < $answered / 10, "a byte ahead for two minutes: $answered answers, $times exchanges, and recent");
+	$c->exchange(1, $rest);
 	$c->leave;
 	gone($node);
 	$c = client($node);
