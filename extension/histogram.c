@@ -3,7 +3,7 @@
  * histogram.c
  *		Log-linear latency histogram: its scale, and percentiles.
  *
- * This file owns no memory.
+ * This file owns no memory but a table of the scale.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,16 +66,10 @@ const uint8 histogram_segment_of_bit[64] = {
 StaticAssertDecl(OVERFLOW_SEGMENT == 21,
 				 "the table of bits must name the overflow segment");
 
-/*
- * The lowest value, in microseconds, of a cell.  The one past the last cell
- * has no start; callers show it as infinity.
- */
-int64
-histogram_cell_start(int cell)
+static int64
+compute_cell_start(int cell)
 {
 	int i = OVERFLOW_SEGMENT;
-
-	Assert(cell >= 0 && cell < HISTOGRAM_CELLS);
 
 	if (cell == OVERFLOW_CELL)
 		return OVERFLOW_US;
@@ -84,6 +78,24 @@ histogram_cell_start(int cell)
 	while ((int64) histogram_cell(histogram_segments[i].start) > cell);
 	return (cell - histogram_segments[i].base) *
 		   (int64) histogram_segments[i].step;
+}
+
+/*
+ * The lowest value, in microseconds, of a cell.  The one past the last cell
+ * has no start; callers show it as infinity.  A percentile asks for all of
+ * them: so they are computed once.
+ */
+int64
+histogram_cell_start(int cell)
+{
+	static int64 starts[HISTOGRAM_CELLS];
+
+	Assert(cell >= 0 && cell < HISTOGRAM_CELLS);
+
+	if (starts[OVERFLOW_CELL] == 0)
+		for (int i = 0; i < HISTOGRAM_CELLS; i++)
+			starts[i] = compute_cell_start(i);
+	return starts[cell];
 }
 
 /*
