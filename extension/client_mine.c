@@ -84,10 +84,7 @@ note_connection(int index, const Slot *slot)
 
 	client_note_seen(identity, slot);
 	if (index != OVERFLOW_ENTRY)
-	{
 		client_note_floor(identity, slot);
-		set_hostname(identity, MyProcPort->remote_hostname);
-	}
 }
 
 /*
@@ -102,6 +99,9 @@ link_to(int index, Slot *slot, int number, bool connects)
 	if (connects)
 		history_count_connect(&client_histories[index], slot->minute);
 	note_connection(index, slot);
+	if (index != OVERFLOW_ENTRY)
+		set_hostname(&client_entries[index].identity,
+					 MyProcPort->remote_hostname);
 	LWLockRelease(client_lock(index));
 }
 
