@@ -17,8 +17,10 @@ OBJS = \
 	extension/client_read.o \
 	extension/client_table.o \
 	extension/clock.o \
+	extension/collateral.o \
 	extension/exchange.o \
 	extension/histogram.o \
+	extension/history_worker.o \
 	extension/kasm_latency.o \
 	extension/minutes.o \
 	extension/my_socket.o \
@@ -27,6 +29,8 @@ OBJS = \
 	extension/socket_rtt.o \
 	extension/sql_functions.o \
 	extension/sql_histogram.o \
+	extension/watcher.o \
+	extension/workers.o \
 	$(EXTRA_OBJS)
 
 # where this file is: elsewhere than the build in a VPATH build, which needs the
@@ -42,7 +46,7 @@ $(OBJS): $(wildcard $(top)/extension/*.h)
 # The install script, layer by layer: each file uses only those before it, and
 # its head says what belongs there.
 SQL_PARTS = schemas figures histograms settings arithmetic names rules clients hosts \
-	relations impact history monitoring report_parts report privileges
+	relations collateral impact history incident monitoring report_parts report privileges
 
 EXTENSION = extension/kasm_latency
 DATA_built = extension/kasm_latency--1.0.sql

@@ -308,15 +308,6 @@ client_detach(void)
 	LWLockRelease(lock);
 }
 
-/* the line of that minute holds for an hour */
-static inline bool
-said_within_hour(uint32 logged, uint32 minute)
-{
-	/* by another backend it may be of a minute later */
-	return logged != 0 &&
-		   (logged >= minute || minute - logged < MINS_PER_HOUR);
-}
-
 /*
  * Take it upon the calling backend to log that its client is far: true for
  * the first of an address in an hour, whatever its database and role.  A
@@ -337,13 +328,13 @@ claim_far_line(void)
 	LWLockAcquire(client_table_lock(), LW_SHARED);
 	logged = mine->far_logged_minute;
 	LWLockRelease(client_table_lock());
-	if (said_within_hour(logged, minute))
+	if (minute_within_hour(logged, minute))
 		return false;
 
 	LWLockAcquire(client_table_lock(), LW_EXCLUSIVE);
 	logged = mine->far_logged_minute;
 	for (int i = 0;
-		 i < client_table->max_clients && !said_within_hour(logged, minute);
+		 i < client_table->max_clients && !minute_within_hour(logged, minute);
 		 i++)
 	{
 		const ClientEntry *entry = &client_entries[i];
@@ -353,9 +344,9 @@ claim_far_line(void)
 			logged = entry->identity.far_logged_minute;
 	}
 	mine->far_logged_minute =
-		said_within_hour(logged, minute) ? logged : minute;
+		minute_within_hour(logged, minute) ? logged : minute;
 	LWLockRelease(client_table_lock());
-	return !said_within_hour(logged, minute);
+	return !minute_within_hour(logged, minute);
 }
 
 /*

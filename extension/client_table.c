@@ -427,8 +427,9 @@ void
 client_unlink_slot(int index, int number)
 {
 	ClientEntry *entry = &client_entries[index];
-	const Slot *slot = client_slot(number);
+	Slot *slot = client_slot(number);
 
+	slot->client = NO_CLIENT;
 	if (slot->previous != NO_SLOT)
 		client_slot(slot->previous)->next = slot->next;
 	else

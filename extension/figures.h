@@ -39,6 +39,10 @@ typedef enum Counter
 	CHAIN_US,		   /* their durations */
 	CHAIN_SERVER_US,   /* of that, server time */
 	CHAIN_NETWORK_US,  /* of that, exchanges times the floor */
+	/* of a client alone, by the watcher: see collateral.c */
+	LOCK_WAIT_US,		 /* its waits for locks */
+	MADE_WAIT_US,		 /* waits of other addresses for locks it held */
+	MADE_CLIENT_WAIT_US, /* of that, while the server waited for it */
 	N_COUNTERS
 } Counter;
 

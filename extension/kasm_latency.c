@@ -24,10 +24,13 @@
 #include "utils/varlena.h"
 
 #include "client_table.h"
+#include "collateral.h"
 #include "compat.h"
 #include "exchange.h"
 #include "kasm_latency.h"
 #include "savefile.h"
+#include "watcher.h"
+#include "workers.h"
 
 PG_MODULE_MAGIC;
 
@@ -37,6 +40,9 @@ double kasm_latency_server_rtt_limit = 10;
 int kasm_latency_max_clients = 200;
 bool kasm_latency_log_far_clients = true;
 bool kasm_latency_save = true;
+int kasm_latency_sample_locks = 100;
+char *kasm_latency_history_database = NULL;
+int kasm_latency_history_interval = 5;
 
 /* kept by exchange.c in a form of its own */
 static int idle_after = 1000;
@@ -45,6 +51,7 @@ static int idle_after = 1000;
 static int recent = 15; /* minutes */
 static int min_samples = 20;
 static char *app_roles = NULL;
+static int history_keep = 90 * MINS_PER_HOUR * HOURS_PER_DAY; /* minutes */
 
 static ClientAuthentication_hook_type previous_authentication_hook = NULL;
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
@@ -128,6 +135,25 @@ define_settings(void)
 	DefineCustomBoolVariable(
 		"kasm_latency.save", "Saves statistics across server shutdowns.", NULL,
 		&kasm_latency_save, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kasm_latency.sample_locks",
+							"Sets how often lock waits are looked at.",
+							"0 is never.", &kasm_latency_sample_locks, 100, 0,
+							60 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL,
+							NULL);
+	DefineCustomStringVariable(
+		"kasm_latency.history_database",
+		"Sets the database in which history is kept.",
+		"Empty means that the server keeps none by itself.",
+		&kasm_latency_history_database, "", PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kasm_latency.history_interval",
+							"Sets how often a snapshot is taken.", NULL,
+							&kasm_latency_history_interval, 5, 1,
+							MINS_PER_HOUR * HOURS_PER_DAY, PGC_SIGHUP,
+							GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"kasm_latency.history_keep", "Sets how long snapshots are kept.",
+		"0 is for ever.", &history_keep, 90 * MINS_PER_HOUR * HOURS_PER_DAY, 0,
+		INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("kasm_latency");
 }
 
@@ -136,6 +162,8 @@ request_shared_memory(void)
 {
 	RequestAddinShmemSpace(client_table_size());
 	RequestNamedLWLockTranche("kasm_latency", client_table_lock_count());
+	collateral_request();
+	workers_request();
 }
 
 #ifdef HAVE_SHMEM_REQUEST_HOOK
@@ -168,6 +196,8 @@ shmem_startup(void)
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	made = client_table_startup();
+	collateral_startup();
+	workers_startup();
 	LWLockRelease(AddinShmemInitLock);
 
 	if (IsUnderPostmaster)
@@ -208,4 +238,5 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 	previous_authentication_hook = ClientAuthentication_hook;
 	ClientAuthentication_hook = client_authentication;
+	watcher_register();
 }

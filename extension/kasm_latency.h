@@ -21,6 +21,9 @@ extern double kasm_latency_server_rtt_limit; /* ms, of the server */
 extern int kasm_latency_max_clients;
 extern bool kasm_latency_log_far_clients;
 extern bool kasm_latency_save;
+extern int kasm_latency_sample_locks;		/* ms; 0 = off */
+extern char *kasm_latency_history_database; /* empty = none */
+extern int kasm_latency_history_interval;	/* minutes */
 
 #pragma GCC visibility pop
 

@@ -78,6 +78,17 @@ minute_left_ns(uint32 minute)
 		   NS_PER_US;
 }
 
+/*
+ * Was it in the hour before "minute"?  By another backend it may be of a
+ * minute later.  0 is never.
+ */
+bool
+minute_within_hour(uint32 logged, uint32 minute)
+{
+	return logged != 0 &&
+		   (logged >= minute || minute - logged < MINS_PER_HOUR);
+}
+
 
 /* ----------
  * Adding up
@@ -208,6 +219,22 @@ history_add(History *history, uint32 minute, const Figures *now,
 			Min(cell->turnaround_min_us, turnaround_min_us);
 	}
 	figures_add_difference(&history->totals, now, before);
+}
+
+/*
+ * Add to one of the figures that no connection counts by itself.
+ */
+void
+history_add_counter(History *history, uint32 minute, Counter counter,
+					uint64 us)
+{
+	Cell *cells[2];
+
+	minute_cells(history, minute, cells);
+	for (int c = 0; c < 2; c++)
+		if (cells[c] != NULL)
+			cells[c]->figures.counters[counter] += us;
+	history->totals.counters[counter] += us;
 }
 
 void

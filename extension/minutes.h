@@ -57,6 +57,9 @@ extern uint32 minutes_now(void);
 extern uint32 minute_at(int64 minutes_us);
 extern int64 minute_left_ns(uint32 minute);
 
+/* what was logged in a minute, 0 for never, is not logged again for an hour */
+extern bool minute_within_hour(uint32 logged, uint32 minute);
+
 /* adding up */
 extern void figures_add_difference(WideFigures *to, const Figures *now,
 								   const Figures *before);
@@ -67,6 +70,8 @@ extern void history_clear(History *history);
 extern void history_drop_future(History *history, uint32 now_minute);
 extern void history_add(History *history, uint32 minute, const Figures *now,
 						const Figures *before, uint32 turnaround_min_us);
+extern void history_add_counter(History *history, uint32 minute,
+								Counter counter, uint64 us);
 extern void history_count_connect(History *history, uint32 minute);
 extern void history_count_end(History *history, uint32 minute,
 							  uint32 floor_us);

@@ -6,8 +6,8 @@
  * The postmaster reads and writes it, when no other process uses the table: so
  * without locks.
  *
- * The file holds a header, each client's identity and history as they lie in
- * memory, and a checksum.  Whatever changes these structs changes their size,
+ * The file holds a header, each client's identity and history and the pairs as
+ * they lie in memory, and a checksum.  Whatever changes these structs changes their size,
  * or SAVE_VERSION has to be raised.
  *
  * It is written under a temporary name, synced and renamed.  It is unlinked
@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "client_table.h"
+#include "collateral.h"
 #include "kasm_latency.h"
 #include "savefile.h"
 
@@ -39,7 +40,7 @@
 #define SAVE_FILE_TEMPORARY SAVE_FILE ".tmp"
 
 #define SAVE_MAGIC 0x6b6c6174
-#define SAVE_VERSION 5
+#define SAVE_VERSION 6
 
 typedef struct SaveHeader
 {
@@ -50,6 +51,7 @@ typedef struct SaveHeader
 	uint32 padding;
 	uint64 identity_size;
 	uint64 history_size;
+	uint64 pairs_size;
 
 	/* the table's */
 	uint64 n_clients;
@@ -89,6 +91,7 @@ init_header(SaveHeader *header)
 	header->pg_major = PG_VERSION_NUM / 100;
 	header->identity_size = sizeof(ClientIdentity);
 	header->history_size = sizeof(History);
+	header->pairs_size = collateral_size();
 }
 
 
@@ -128,6 +131,8 @@ write_all(SaveFile *save)
 		 i = client_next_to_make_room(i))
 		if (!write_client(save, i))
 			return false;
+	if (!put(save, collateral_pairs(), collateral_size()))
+		return false;
 	crc = save->crc;
 	FIN_CRC32C(crc);
 	return fwrite(&crc, 1, sizeof(crc), save->file) == sizeof(crc);
@@ -274,6 +279,9 @@ read_all(SaveFile *save)
 	problem = read_clients(save, header.n_clients);
 	if (problem != NULL)
 		return problem;
+	if (!get(save, collateral_pairs(), collateral_size()))
+		return "it is too short";
+	collateral_drop_future();
 
 	FIN_CRC32C(save->crc);
 	if (fread(&crc, 1, sizeof(crc), save->file) != sizeof(crc))
@@ -326,6 +334,7 @@ savefile_load(void)
 	}
 	unlink(SAVE_FILE);
 	client_table_clear();
+	collateral_clear();
 	ereport(WARNING, (errcode(ERRCODE_DATA_CORRUPTED),
 					  errmsg("kasm_latency: ignoring file \"%s\": %s",
 							 SAVE_FILE, problem),

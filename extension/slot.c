@@ -51,6 +51,7 @@ slot_init(Slot *slot, Baseline *baseline)
 	memset(baseline, 0, sizeof(Baseline));
 	slot->turnaround_min_us = NO_MINIMUM;
 	slot->pending_min_us = NO_MINIMUM;
+	slot->client = NO_CLIENT;
 }
 
 /*

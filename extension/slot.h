@@ -21,6 +21,9 @@
 /* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
+/* a slot that no connection has */
+#define NO_CLIENT (-1)
+
 typedef struct Slot
 {
 	/* odd while the owner writes what follows up to "figures" */
@@ -41,7 +44,7 @@ typedef struct Slot
 	 */
 	int next pg_attribute_aligned(PG_CACHE_LINE_SIZE); /* slots of the same */
 	int previous;									   /* client, or -1 */
-	int client; /* index of the client entry */
+	int client; /* index of the client entry, or NO_CLIENT */
 	int pid;
 	uint32 connected_minute;
 	int64 connected_us; /* by the clock of the minutes */
@@ -72,7 +75,7 @@ StaticAssertDecl(
 	offsetof(Slot, next) % PG_CACHE_LINE_SIZE == 0 &&
 		offsetof(Slot, next) >= offsetof(Slot, figures) + sizeof(Figures),
 	"a slot's links must not share a cache line with its figures");
-StaticAssertDecl(sizeof(Slot) <= 4736 && sizeof(Figures) == 4456,
+StaticAssertDecl(sizeof(Slot) <= 4736 && sizeof(Figures) == 4480,
 				 "a slot has grown: see Memory in docs/reference.md");
 
 /* the calling backend's; NULL before its first ReadyForQuery */

@@ -23,14 +23,17 @@
 #include "utils/timestamp.h"
 
 #include "client_read.h"
+#include "collateral.h"
 #include "compat.h"
 #include "kasm_latency.h"
 #include "savefile.h"
 #include "sql_histogram.h"
 #include "sql_row.h"
+#include "workers.h"
 
 PG_FUNCTION_INFO_V1(kasm_latency_client_figures);
 PG_FUNCTION_INFO_V1(kasm_latency_live_connections);
+PG_FUNCTION_INFO_V1(kasm_latency_lock_pairs);
 PG_FUNCTION_INFO_V1(kasm_latency_server_info);
 PG_FUNCTION_INFO_V1(kasm_latency_reset);
 PG_FUNCTION_INFO_V1(kasm_latency_reset_address);
@@ -219,6 +222,9 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 							  figures->counters[OTHERS_US]);
 		add_seconds(&row, figures->counters[CEILINGS_US] +
 							  figures->counters[OPEN_WAIT_US]);
+		add_seconds(&row, figures->counters[LOCK_WAIT_US]);
+		add_seconds(&row, figures->counters[MADE_WAIT_US]);
+		add_seconds(&row, figures->counters[MADE_CLIENT_WAIT_US]);
 		add_count(&row, figures->counters[CHAINS]);
 		add_count(&row, figures->counters[CHAIN_ROUND_TRIPS]);
 		add_seconds(&row, figures->counters[CHAIN_US]);
@@ -263,6 +269,51 @@ kasm_latency_live_connections(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* in four columns: a name for who is no client of ours, and a client's key */
+static void
+add_party(Row *row, const Party *party)
+{
+	static const char *const names[] = { [PARTY_OVERFLOW] = "(overflow)",
+										 [PARTY_PREPARED] =
+											 "(prepared transaction)",
+										 [PARTY_OTHER] = "(other process)" };
+
+	if (party->kind == PARTY_CLIENT)
+		add_null(row);
+	else
+		add_value(row, CStringGetTextDatum(names[party->kind]));
+	add_key(row, &party->key);
+}
+
+/*
+ * lock_pairs(since interval): a row per blocking and waiting client of whom
+ * the one waited for the other in the span.
+ */
+Datum
+kasm_latency_lock_pairs(PG_FUNCTION_ARGS)
+{
+	PairReading *readings;
+	Row row = { .n = 0 };
+	int span = span_argument(PG_GETARG_INTERVAL_P(0));
+	int n;
+
+	require_loaded();
+	compat_init_materialized_srf(fcinfo);
+	n = collateral_read(span, &readings);
+	for (int i = 0; i < n; i++)
+	{
+		const PairReading *reading = &readings[i];
+
+		add_party(&row, &reading->blocking);
+		add_party(&row, &reading->waiting);
+		add_seconds(&row, reading->waited_us);
+		add_seconds(&row, reading->waited_for_client_us);
+		add_time(&row, reading->last_seen);
+		put_row(fcinfo, &row);
+	}
+	return (Datum) 0;
+}
+
 /*
  * server_info(): one row about the extension itself.
  */
@@ -270,6 +321,7 @@ Datum
 kasm_latency_server_info(PG_FUNCTION_ARGS)
 {
 	TableReading table;
+	int pid;
 	Row row = { .n = 0 };
 
 	require_loaded();
@@ -279,9 +331,15 @@ kasm_latency_server_info(PG_FUNCTION_ARGS)
 	add_count(&row, table.clients);
 	add_count(&row, table.max_clients);
 	add_count(&row, table.overflowed);
-	add_count(&row, table.shared_memory_bytes);
+	add_count(&row,
+			  table.shared_memory_bytes + collateral_size() + workers_size());
 	add_time(&row, table.stats_reset);
 	add_time(&row, table.saved_at);
+	pid = worker_pid(WATCHER);
+	if (pid == 0)
+		add_null(&row);
+	else
+		add_value(&row, Int32GetDatum(pid));
 	put_row(fcinfo, &row);
 	return (Datum) 0;
 }
@@ -308,6 +366,7 @@ kasm_latency_reset(PG_FUNCTION_ARGS)
 	(void) fcinfo;
 	require_loaded();
 	savefile_used();
+	collateral_reset(NULL);
 	PG_RETURN_TIMESTAMPTZ(client_table_reset(NULL));
 }
 
@@ -334,5 +393,6 @@ kasm_latency_reset_address(PG_FUNCTION_ARGS)
 							   ip_addr(address));
 	}
 	savefile_used();
+	collateral_reset(&key);
 	PG_RETURN_TIMESTAMPTZ(client_table_reset(&key));
 }

@@ -46,9 +46,9 @@ SELECT count(*) AS flagged FROM kasm_latency.flagged;
 SELECT count(*) AS me FROM kasm_latency.connections WHERE pid = pg_backend_pid();
 SELECT sum(round_trips) > 0 AS totals FROM kasm_latency.totals;
 SELECT version, clients >= 1 AS clients, max_clients, overflowed, coalesce(saved_at < now(), true) AS saved_at FROM kasm_latency.info;
-SELECT info.shared_memory_bytes = allocated_size AS memory_is_what_is_allocated,
+SELECT info.shared_memory_bytes = (SELECT sum(a.allocated_size) FROM pg_shmem_allocations AS a WHERE a.name LIKE 'kasm_latency%') AS memory_is_what_is_allocated,
        info.shared_memory_bytes <= 36000000 AS within_36_mb
-FROM kasm_latency.info, pg_shmem_allocations WHERE name = 'kasm_latency';
+FROM kasm_latency.info;
 SELECT sum(count) > 0 AS counted, round(sum(share)::numeric, 2) AS share FROM kasm_latency.histogram('server');
 SELECT count(*) FROM kasm_latency.histogram('server', 'no such host');
 SELECT count(*) >= 1 AS client_stats FROM kasm_latency.client_stats('1 hour');
@@ -179,20 +179,23 @@ LATERAL kasm_latency_internal.reason(v, 'proxy', m, rtt, age, near, far, near_si
                                      show, hidden, p50, 10) AS reason \gx
 
 -- what diagnose() concludes
-SELECT kasm_latency_internal.diagnosis(bound, n, ms, each, network, server, 1 - network - server, rtt, v, hidden) AS conclusion
+SELECT kasm_latency_internal.diagnosis(bound, n, ms, each, network, server, locks, 1 - network - server - locks,
+                                       'held by webapp-eu', rtt, v, hidden) AS conclusion
 FROM (VALUES
-    (1, 'network-bound', 12, 1443.7, 120.31, 0.993, 0.001, 120.2, 'out_of_band', NULL),
-    (2, 'server-bound', 1, 18.8, 18.8, 0, 0.99, NULL, 'floor_only', NULL),
-    (3, 'healthy', 11.7, 43.3, 3.7, 0.88, 0.01, 3.08, 'in_band', NULL),
-    (4, 'client-bound', 12, 1463.1, 121.9, 0.004, 0.001, 0.45, 'unproven', 121.2),
-    (5, 'client-bound', 12, 263.1, 21.9, 0.004, 0.001, 0.45, 'unproven', NULL),
-    (6, 'network-bound', 12, 263.1, 21.9, 0.9, 0.001, 15, 'unproven', NULL),
-    (7, 'no data', NULL, NULL, NULL, NULL, NULL, 0.45, 'floor_only', NULL)
-) AS t (n_, bound, n, ms, each, network, server, rtt, v, hidden) ORDER BY n_ \gx
+    (1, 'network-bound', 12, 1443.7, 120.31, 0.993, 0.001, 0, 120.2, 'out_of_band', NULL),
+    (2, 'server-bound', 1, 18.8, 18.8, 0, 0.99, 0, NULL, 'floor_only', NULL),
+    (3, 'healthy', 11.7, 43.3, 3.7, 0.88, 0.01, 0, 3.08, 'in_band', NULL),
+    (4, 'client-bound', 12, 1463.1, 121.9, 0.004, 0.001, 0, 0.45, 'unproven', 121.2),
+    (5, 'client-bound', 12, 263.1, 21.9, 0.004, 0.001, 0, 0.45, 'unproven', NULL),
+    (6, 'network-bound', 12, 263.1, 21.9, 0.9, 0.001, 0, 15, 'unproven', NULL),
+    (7, 'no data', NULL, NULL, NULL, NULL, NULL, NULL, 0.45, 'floor_only', NULL),
+    (8, 'lock-bound', 12, 1463.1, 121.9, 0.004, 0.03, 0.9, 0.45, 'in_band', NULL),
+    (9, 'server-bound', 12, 1463.1, 121.9, 0.004, 0.8, 0.1, 0.45, 'in_band', NULL)
+) AS t (n_, bound, n, ms, each, network, server, locks, rtt, v, hidden) ORDER BY n_ \gx
 
 -- what to do next, by what diagnose() concludes
 SELECT bound, flagged, kasm_latency_internal.next_step(bound, 'it''s "far"', flagged, NULL) AS next_step
-FROM (VALUES ('network-bound'), ('server-bound'), ('client-bound'), ('healthy'), ('no data')) AS b (bound),
+FROM (VALUES ('network-bound'), ('lock-bound'), ('server-bound'), ('client-bound'), ('healthy'), ('no data')) AS b (bound),
      unnest(ARRAY[true, false]) AS flagged \gx
 SELECT kasm_latency_internal.next_step('client-bound', 'webapp-eu', true, 120.8) AS with_a_hidden_distance;
 

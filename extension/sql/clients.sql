@@ -13,6 +13,7 @@ RETURNS TABLE (
     blocks bigint, far_blocks bigint, far_blocks_show text, hidden_ms double precision,
     rtts bytea, ceilings bytea, bounds bytea, server_times bytea,
     network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    lock_wait_s double precision, made_others_wait_s double precision,
     chains bigint, chain_round_trips bigint, chain_s double precision, chain_network_s double precision, chain_server_s double precision,
     chain_lengths bytea, chain_durations bytea,
     retransmits bigint, judged boolean, verdict text, rank integer, severity text,
@@ -28,7 +29,7 @@ AS $$
                f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
                f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
                f.rtts, f.ceilings, f.bounds, f.server_times, f.first_seen, f.last_seen,
-               f.network_s, f.server_s, f.in_transaction_wait_s,
+               f.network_s, f.server_s, f.in_transaction_wait_s, f.lock_wait_s, f.made_others_wait_s,
                f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
                -- the exact minimum is sharper than the cell that it fell into
                greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
@@ -71,7 +72,7 @@ AS $$
            CASE WHEN v.verdict = 'unproven' AND NOT m.mixed AND b.show IN ('distance', 'distance or pause')
                 THEN f.steady_ms END,
            f.rtts, f.ceilings, f.bounds, f.server_times,
-           f.network_s, f.server_s, f.in_transaction_wait_s,
+           f.network_s, f.server_s, f.in_transaction_wait_s, f.lock_wait_s, f.made_others_wait_s,
            f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
            f.retransmits,
            h.host_role NOT IN ('admin', 'monitor', 'candidate')

@@ -25,6 +25,9 @@ CREATE FUNCTION kasm_latency_internal.client_figures(
     OUT server_s double precision,
     OUT turnaround_s double precision,
     OUT in_transaction_wait_s double precision,
+    OUT lock_wait_s double precision,
+    OUT made_others_wait_s double precision,
+    OUT made_others_wait_for_client_s double precision,
     OUT chains bigint,
     OUT chain_round_trips bigint,
     OUT chain_s double precision,
@@ -61,6 +64,24 @@ LANGUAGE c VOLATILE PARALLEL SAFE ROWS 100
 AS 'MODULE_PATHNAME', 'kasm_latency_live_connections';
 COMMENT ON FUNCTION kasm_latency_internal.live_connections() IS 'Raw figures of each live client backend since it connected';
 
+CREATE FUNCTION kasm_latency_internal.lock_pairs(
+    since interval,
+    OUT blocking_name text,
+    OUT blocking_addr inet,
+    OUT blocking_database_oid oid,
+    OUT blocking_role_oid oid,
+    OUT waiting_name text,
+    OUT waiting_addr inet,
+    OUT waiting_database_oid oid,
+    OUT waiting_role_oid oid,
+    OUT waited_s double precision,
+    OUT waited_for_client_s double precision,
+    OUT last_seen timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 20
+AS 'MODULE_PATHNAME', 'kasm_latency_lock_pairs';
+COMMENT ON FUNCTION kasm_latency_internal.lock_pairs(interval) IS 'Who waited for whose locks over a span of up to an hour, and for how long; a name stands for who is not measured as a client';
+
 CREATE FUNCTION kasm_latency_internal.server_info(
     OUT version text,
     OUT clients bigint,
@@ -68,7 +89,8 @@ CREATE FUNCTION kasm_latency_internal.server_info(
     OUT overflowed bigint,
     OUT shared_memory_bytes bigint,
     OUT stats_reset timestamptz,
-    OUT saved_at timestamptz)
+    OUT saved_at timestamptz,
+    OUT watcher_pid integer)
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL SAFE ROWS 1
 AS 'MODULE_PATHNAME', 'kasm_latency_server_info';

@@ -22,8 +22,12 @@ CREATE TABLE kasm_latency.history (
     far_blocks bigint,
     network_s double precision,
     in_transaction_wait_s double precision,
+    lock_wait_s double precision,
+    waited_for jsonb,
+    made_others_wait_s double precision,
     network_share double precision,
     server_share double precision,
+    lock_share double precision,
     client_share double precision,
     chain_p50 integer,
     chain_p50_ms double precision,
@@ -49,8 +53,12 @@ COMMENT ON COLUMN kasm_latency.history.blocks IS 'Blocks of the span that have a
 COMMENT ON COLUMN kasm_latency.history.far_blocks IS 'Of these, blocks whose bound is at or above kasm_latency.rtt_limit';
 COMMENT ON COLUMN kasm_latency.history.network_s IS 'Seconds lost to the distance, as in impact';
 COMMENT ON COLUMN kasm_latency.history.in_transaction_wait_s IS 'Seconds that transactions stood open while the server waited for this host, as in impact';
+COMMENT ON COLUMN kasm_latency.history.lock_wait_s IS 'Seconds that its connections waited for locks, as in impact';
+COMMENT ON COLUMN kasm_latency.history.waited_for IS 'Seconds that they waited, by the host that kept them waiting, as in collateral: an object of numbers; NULL: nobody did';
+COMMENT ON COLUMN kasm_latency.history.made_others_wait_s IS 'Seconds that connections from other addresses waited for its locks, as in impact';
 COMMENT ON COLUMN kasm_latency.history.network_share IS 'Part of the time in chains that is network, 0 to 1, as in diagnose; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.history.server_share IS 'Part of it that is the server''s own time, as in diagnose; NULL: no chain ended in the span';
+COMMENT ON COLUMN kasm_latency.history.lock_share IS 'Part of it that is waits for locks, as in diagnose; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.history.client_share IS 'Part of it that is the client, as in diagnose; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.history.chain_p50 IS 'Median number of exchanges in a chain, as in impact; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.history.chain_p50_ms IS 'Milliseconds that the median chain takes the client, as in impact; NULL: no chain ended in the span';
@@ -63,7 +71,8 @@ CREATE FUNCTION kasm_latency.snapshot()
 RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '5s'
+-- so long at the most who wants this database for himself waits for the background worker
+SET lock_timeout = '2s'
 AS $$
 DECLARE
     appended integer;
@@ -73,15 +82,24 @@ BEGIN
             USING ERRCODE = 'read_only_sql_transaction',
                   HINT = 'Read kasm_latency.hosts here, or run snapshot() on the primary, which measures its own clients.';
     END IF;
-    INSERT INTO kasm_latency.history
+    INSERT INTO kasm_latency.history (
+        taken_at, host, host_role, zone, verdict, round_trips, transactions,
+        rtt_ms, hidden_ms, turnaround_p10_ms, turnaround_p50_ms, turnaround_p95_ms,
+        server_p50_ms, server_p95_ms, blocks, far_blocks,
+        network_s, in_transaction_wait_s, lock_wait_s, waited_for, made_others_wait_s,
+        network_share, server_share, lock_share, client_share, chain_p50, chain_p50_ms, span)
     SELECT date_trunc('minute', clock_timestamp()), h.host, h.host_role, h.zone, h.verdict,
            h.round_trips, h.transactions,
            h.rtt_ms, i.hidden_ms, h.turnaround_p10_ms, h.turnaround_p50_ms, h.turnaround_p95_ms,
            h.server_p50_ms, h.server_p95_ms, h.blocks, h.far_blocks,
-           i.network_s, i.in_transaction_wait_s, i.network_share, i.server_share, i.client_share,
+           i.network_s, i.in_transaction_wait_s, i.lock_wait_s, c.waited_for, i.made_others_wait_s,
+           i.network_share, i.server_share, i.lock_share, i.client_share,
            i.chain_p50, i.chain_p50_ms, kasm_latency_internal.recent()
     FROM kasm_latency.hosts AS h
     LEFT JOIN kasm_latency_internal.host_impact(NULL) AS i ON i.host = h.host
+    LEFT JOIN (SELECT c.waiting_host, jsonb_object_agg(c.blocking_host, c.waited_s) AS waited_for
+               FROM kasm_latency.collateral AS c
+               GROUP BY c.waiting_host) AS c ON c.waiting_host = h.host
     WHERE h.verdict <> 'no_data'
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS appended = ROW_COUNT;
@@ -107,6 +125,41 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kasm_latency.prune(interval) IS 'Remove history older than that; returns how many rows';
+
+CREATE FUNCTION kasm_latency_internal.keep_history()
+RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET intervalstyle = postgres
+AS $$
+DECLARE
+    keep CONSTANT interval := current_setting('kasm_latency.history_keep');
+    newest timestamptz;
+BEGIN
+    IF kasm_latency.snapshot() > 0 THEN
+        newest := (SELECT max(h.taken_at) FROM kasm_latency.history AS h);
+        RETURN QUERY
+            SELECT format('%s is %s now (was %s): round trip %s, was %s', n.host, n.verdict, p.verdict,
+                          coalesce(kasm_latency_internal.ms_text(n.rtt_ms), 'unknown'),
+                          coalesce(kasm_latency_internal.ms_text(p.rtt_ms), 'unknown'))
+            FROM kasm_latency.history AS n
+            CROSS JOIN LATERAL (
+                SELECT h.verdict, h.rtt_ms FROM kasm_latency.history AS h
+                WHERE h.host = n.host AND h.taken_at < n.taken_at
+                ORDER BY h.taken_at DESC LIMIT 1) AS p
+            JOIN kasm_latency.verdicts AS nv ON nv.verdict = n.verdict
+            JOIN kasm_latency.verdicts AS pv ON pv.verdict = p.verdict
+            WHERE n.taken_at = newest AND n.verdict <> p.verdict AND n.host_role NOT IN ('admin', 'monitor', 'candidate')
+              -- between in_band and floor_only a host goes whenever it has little to do
+              AND (nv.severity IN ('critical', 'warning') OR pv.severity IN ('critical', 'warning'))
+            ORDER BY n.host;
+    END IF;
+    IF keep > interval '0' THEN
+        PERFORM kasm_latency.prune(keep);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.keep_history() IS 'What the background worker calls every kasm_latency.history_interval: snapshot() and prune(); returns what it logs of verdicts that became, or are no longer, critical or warning';
 
 CREATE VIEW kasm_latency.verdict_changes AS
     SELECT c.host, c.taken_at AS changed_at, c.from_verdict, c.verdict AS to_verdict, c.rtt_ms

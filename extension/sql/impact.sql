@@ -8,10 +8,11 @@ CREATE FUNCTION kasm_latency_internal.host_impact(since interval)
 RETURNS TABLE (
     host text, verdict text, round_trips bigint, transactions bigint,
     round_trips_per_transaction double precision,
-    network_s double precision, server_s double precision, in_transaction_wait_s double precision,
+    network_s double precision, server_s double precision, lock_wait_s double precision,
+    in_transaction_wait_s double precision, made_others_wait_s double precision,
     network_share double precision, launch_ms double precision, launch_ms_colocated double precision,
     chain_p50 integer, chain_p95 integer, chain_p50_ms double precision, chain_p95_ms double precision,
-    server_share double precision, client_share double precision, chains bigint,
+    server_share double precision, lock_share double precision, client_share double precision, chains bigint,
     host_role text, judged boolean, rtt_ms double precision, hidden_ms double precision, server_p50_ms double precision,
     chain_mean double precision, chain_mean_ms double precision, round_trip_in_chain_ms double precision)
 LANGUAGE sql VOLATILE ROWS 200
@@ -23,19 +24,23 @@ AS $$
                kasm_latency_internal.percentile_ms(h.server_times, 0.5) AS server_p50_ms,
                -- no more than the chain took: a floor of whole microseconds may be one too long
                least(h.chain_network_s / nullif(h.chain_s, 0), 1) AS network_share,
-               least(h.chain_server_s / nullif(h.chain_s, 0), 1) AS server_share
+               least(h.chain_server_s / nullif(h.chain_s, 0), 1) AS server_share,
+               -- of all server time, what was a wait for a lock: that part of it in chains is none of the server's own
+               coalesce(least(h.lock_wait_s / nullif(h.server_s, 0), 1), 0) AS lock_part
         FROM kasm_latency_internal.host_figures(since) AS h)
     SELECT f.host, f.verdict, f.round_trips, f.transactions,
            kasm_latency_internal.rounded(f.round_trips / nullif(f.transactions, 0)::double precision, 1),
            kasm_latency_internal.rounded(f.network_s, 3), kasm_latency_internal.rounded(f.server_s, 3),
-           kasm_latency_internal.rounded(f.in_transaction_wait_s, 3),
+           kasm_latency_internal.rounded(f.lock_wait_s, 3),
+           kasm_latency_internal.rounded(f.in_transaction_wait_s, 3), kasm_latency_internal.rounded(f.made_others_wait_s, 3),
            kasm_latency_internal.rounded(f.network_share, 3),
            kasm_latency.launch_cost(coalesce(f.chain_p50, 10), f.rtt_ms, coalesce(f.server_p50_ms, 0)),
            kasm_latency.launch_cost(coalesce(f.chain_p50, 10), 0.5, coalesce(f.server_p50_ms, 0)),
            f.chain_p50, kasm_latency_internal.percentile_whole(f.chain_lengths, 0.95),
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.5),
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.95),
-           kasm_latency_internal.rounded(f.server_share, 3),
+           kasm_latency_internal.rounded(f.server_share * (1 - f.lock_part), 3),
+           kasm_latency_internal.rounded(f.server_share * f.lock_part, 3),
            kasm_latency_internal.rounded(greatest(1 - f.network_share - f.server_share, 0), 3),
            f.chains, f.host_role, f.judged, f.rtt_ms, f.hidden_ms, f.server_p50_ms,
            kasm_latency_internal.rounded(f.chain_round_trips / nullif(f.chains, 0)::double precision, 1),
@@ -48,7 +53,7 @@ COMMENT ON FUNCTION kasm_latency_internal.host_impact(interval) IS 'What impact,
 
 CREATE VIEW kasm_latency.impact AS
     SELECT i.host, i.verdict, i.rtt_ms, i.round_trips, i.transactions, i.round_trips_per_transaction,
-           i.network_s, i.server_s, i.in_transaction_wait_s, i.network_share,
+           i.network_s, i.server_s, i.lock_wait_s, i.in_transaction_wait_s, i.made_others_wait_s, i.network_share,
            i.launch_ms, i.launch_ms_colocated, i.chain_p50, i.chain_p95, i.chain_p50_ms, i.chain_p95_ms
     FROM kasm_latency_internal.host_impact(NULL) AS i;
 COMMENT ON VIEW kasm_latency.impact IS 'What each host''s distance costs over the recent span, worst first';
@@ -59,8 +64,10 @@ COMMENT ON COLUMN kasm_latency.impact.round_trips IS 'Exchanges in the span, as 
 COMMENT ON COLUMN kasm_latency.impact.transactions IS 'Transactions in the span, as in hosts';
 COMMENT ON COLUMN kasm_latency.impact.round_trips_per_transaction IS 'round_trips / transactions; NULL: no transaction ended in the span';
 COMMENT ON COLUMN kasm_latency.impact.network_s IS 'Seconds lost to the distance: the floor of the moment, added up exchange by exchange';
-COMMENT ON COLUMN kasm_latency.impact.server_s IS 'Seconds of the server''s own time, added up exchange by exchange';
+COMMENT ON COLUMN kasm_latency.impact.server_s IS 'Seconds of the server''s own time, added up exchange by exchange; waits for locks are in it, see lock_wait_s';
+COMMENT ON COLUMN kasm_latency.impact.lock_wait_s IS 'Seconds that its connections waited for locks, added up over connections; sampled every kasm_latency.sample_locks: each look stands for the time since the look before';
 COMMENT ON COLUMN kasm_latency.impact.in_transaction_wait_s IS 'Seconds that transactions stood open, holding their locks, while the server waited for this host: turnarounds inside transactions, also those longer than kasm_latency.idle_after';
+COMMENT ON COLUMN kasm_latency.impact.made_others_wait_s IS 'Seconds that connections from other addresses waited for locks which its transactions held, sampled likewise: the view collateral has who waited';
 COMMENT ON COLUMN kasm_latency.impact.network_share IS 'Part of the time in chains that is network, 0 to 1: floor x exchanges / duration; NULL: no chain ended in the span';
 COMMENT ON COLUMN kasm_latency.impact.launch_ms IS 'Milliseconds that a chain of chain_p50 exchanges (10 where none was seen) takes at rtt_ms and the median server time, as launch_cost says; NULL: rtt_ms is not known';
 COMMENT ON COLUMN kasm_latency.impact.launch_ms_colocated IS 'Milliseconds: the same at a round trip of 0.5 ms, beside the database';
@@ -125,15 +132,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN bound = 'lock-bound' THEN
+            'SELECT * FROM kasm_latency.collateral; SELECT * FROM kasm_latency.blocking; '
+            '-- who keeps whom waiting, and who does at this moment'
         WHEN flagged AND bound <> 'server-bound' THEN
             format('SELECT reason, remedy FROM kasm_latency.flagged WHERE host = %L;', host)
             || coalesce(' -- what is behind it may be ' || kasm_latency_internal.ms_text(hidden_ms) || ' away', '')
         WHEN bound = 'network-bound' THEN
             format('SELECT option, launch_ms, says FROM kasm_latency.placement_plan(%L);', host)
         WHEN bound = 'server-bound' THEN
-            'SELECT * FROM kasm_latency.blocking; '
             'SELECT query, calls, mean_exec_time FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 10; '
-            '-- who waits for a lock; the slowest queries'
+            '-- the slowest queries, where pg_stat_statements is loaded'
         WHEN bound = 'client-bound' THEN
             format('SELECT pid, state, state_change, query FROM pg_stat_activity WHERE pid IN '
                    '(SELECT pid FROM kasm_latency.connections WHERE host = %L); -- what does it do between these? '
@@ -148,7 +157,8 @@ COMMENT ON FUNCTION kasm_latency_internal.next_step(text, text, boolean, double 
 
 CREATE FUNCTION kasm_latency_internal.diagnosis(
     bound text, chain_mean double precision, chain_mean_ms double precision, round_trip_in_chain_ms double precision,
-    network_share double precision, server_share double precision, client_share double precision,
+    network_share double precision, server_share double precision, lock_share double precision,
+    client_share double precision, held_by text,
     rtt_ms double precision, verdict text, hidden_ms double precision)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -157,7 +167,7 @@ AS $$
     -- shares are of sums; so what is said beside them are means, of the same chains
     SELECT CASE bound
         WHEN 'no data' THEN 'no data: no run of queries has ended in the span'
-        ELSE format('%s: on average %s; network %s %% (%s), server %s %%, client %s %%',
+        ELSE format('%s: on average %s; network %s %% (%s), server %s %%, %sclient %s %%',
                     bound,
                     CASE chain_mean
                         WHEN 1 THEN format('a query takes %s', kasm_latency_internal.ms_text(chain_mean_ms))
@@ -166,7 +176,11 @@ AS $$
                                     kasm_latency_internal.ms_text(round_trip_in_chain_ms)) END,
                     round(100 * network_share),
                     coalesce('a round trip takes ' || kasm_latency_internal.ms_text(rtt_ms), 'a Unix-domain socket'),
-                    round(100 * server_share), round(100 * client_share))
+                    round(100 * server_share),
+                    CASE WHEN bound = 'lock-bound' OR lock_share >= 0.005
+                         THEN format('waits for locks %s %%%s, ', round(100 * lock_share), coalesce(' (' || held_by || ')', ''))
+                         ELSE '' END,
+                    round(100 * client_share))
              || CASE WHEN verdict <> 'unproven' THEN ''
                      WHEN hidden_ms IS NOT NULL
                      THEN format('; what is behind it may be %s away: see flagged', kasm_latency_internal.ms_text(hidden_ms))
@@ -174,38 +188,50 @@ AS $$
                      ELSE '' END
     END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.diagnosis(text, double precision, double precision, double precision, double precision, double precision, double precision, double precision, text, double precision) IS 'The conclusion of diagnose() in a sentence';
+COMMENT ON FUNCTION kasm_latency_internal.diagnosis(text, double precision, double precision, double precision, double precision, double precision, double precision, double precision, text, double precision, text, double precision) IS 'The conclusion of diagnose() in a sentence';
 
 CREATE FUNCTION kasm_latency.diagnose(host text DEFAULT NULL)
 RETURNS TABLE (
     host text, verdict text, network_share double precision, server_share double precision,
-    client_share double precision, chain_p50 integer, chain_p50_ms double precision, conclusion text, next_step text)
+    lock_share double precision, client_share double precision,
+    chain_p50 integer, chain_p50_ms double precision, conclusion text, next_step text)
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT i.host, i.verdict, i.network_share, i.server_share, i.client_share, i.chain_p50, i.chain_p50_ms,
+    -- of each host's waits, the part that one host is to blame for
+    WITH held AS MATERIALIZED (
+        SELECT DISTINCT ON (c.waiting_host) c.waiting_host,
+               format('%s %% of it held by %s%s',
+                      round(100 * c.waited_s / nullif(sum(c.waited_s) OVER (PARTITION BY c.waiting_host), 0)),
+                      CASE WHEN c.blocking_host = c.waiting_host THEN 'itself' ELSE c.blocking_host END,
+                      coalesce(', ' || kasm_latency_internal.ms_text(c.blocking_rtt_ms) || ' away', '')) AS says
+        FROM kasm_latency.collateral AS c
+        ORDER BY c.waiting_host, c.waited_s DESC, c.blocking_host)
+    SELECT i.host, i.verdict, i.network_share, i.server_share, i.lock_share, i.client_share, i.chain_p50, i.chain_p50_ms,
            kasm_latency_internal.diagnosis(
                c.bound, i.chain_mean, i.chain_mean_ms, i.round_trip_in_chain_ms,
-               i.network_share, i.server_share, i.client_share, i.rtt_ms, i.verdict, i.hidden_ms),
+               i.network_share, i.server_share, i.lock_share, i.client_share, b.says, i.rtt_ms, i.verdict, i.hidden_ms),
            kasm_latency_internal.next_step(c.bound, i.host,
                                            i.judged AND coalesce(v.severity IN ('critical', 'warning'), false), i.hidden_ms)
     FROM kasm_latency_internal.host_impact(NULL) AS i
     JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
+    LEFT JOIN held AS b ON b.waiting_host = i.host
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN i.chains = 0 THEN 'no data'
             -- queries that take less than the limit on average make nobody wait
             WHEN i.round_trip_in_chain_ms < kasm_latency_internal.limit_ms() THEN 'healthy'
-            WHEN i.network_share >= greatest(i.server_share, i.client_share) THEN 'network-bound'
+            WHEN i.network_share >= greatest(i.server_share, i.lock_share, i.client_share) THEN 'network-bound'
+            WHEN i.lock_share >= greatest(i.server_share, i.client_share) THEN 'lock-bound'
             WHEN i.server_share >= i.client_share THEN 'server-bound'
             ELSE 'client-bound'
         END) AS c (bound)
     -- who asks for a host by name is told of it, judged or not
     WHERE CASE WHEN diagnose.host IS NULL THEN i.judged ELSE i.host = diagnose.host END
-    ORDER BY array_position(ARRAY['network-bound', 'server-bound', 'client-bound', 'healthy', 'no data'], c.bound),
+    ORDER BY array_position(ARRAY['network-bound', 'lock-bound', 'server-bound', 'client-bound', 'healthy', 'no data'], c.bound),
              i.chain_p50_ms DESC NULLS LAST, i.host
 $$;
-COMMENT ON FUNCTION kasm_latency.diagnose(text) IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server and client in its runs of queries, a conclusion, and the next step; the distant first';
+COMMENT ON FUNCTION kasm_latency.diagnose(text) IS 'Kasm is slow: is it the database''s distance?  Each host''s shares of network, server, waits for locks and client in its runs of queries, a conclusion, and the next step; the distant first';
 
 CREATE FUNCTION kasm_latency_internal.conclusion(since interval, OUT state text, OUT says text, OUT first_host text)
 LANGUAGE sql VOLATILE

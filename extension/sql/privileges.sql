@@ -18,5 +18,6 @@ REVOKE EXECUTE ON FUNCTION
     kasm_latency.import_kasm_hosts(),
     kasm_latency.snapshot(),
     kasm_latency.prune(interval),
+    kasm_latency_internal.keep_history(),
     kasm_latency_internal.reset_address(inet)
 FROM pg_read_all_stats;

@@ -67,7 +67,8 @@ CREATE VIEW kasm_latency.totals AS
            coalesce(d.datname::text, '(' || nullif(f.database_oid, 0) || ')') AS database,
            coalesce(u.rolname::text, '(' || nullif(f.role_oid, 0) || ')') AS username,
            CASE WHEN f.overflow THEN '(overflow)' ELSE h.host END AS host,
-           f.round_trips, f.transactions, f.network_s, f.server_s, f.turnaround_s,
+           f.round_trips, f.transactions, f.network_s, f.server_s, f.lock_wait_s,
+           f.made_others_wait_s, f.made_others_wait_for_client_s, f.turnaround_s,
            f.retransmits, f.connections_made AS connections_total, f.stats_since
     FROM kasm_latency_internal.client_figures(NULL, histograms => false) AS f
     CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
@@ -81,7 +82,10 @@ COMMENT ON COLUMN kasm_latency.totals.host IS 'Name of the host, as in clients; 
 COMMENT ON COLUMN kasm_latency.totals.round_trips IS 'Exchanges since stats_since';
 COMMENT ON COLUMN kasm_latency.totals.transactions IS 'Exchanges since stats_since that ended outside a transaction block';
 COMMENT ON COLUMN kasm_latency.totals.network_s IS 'Seconds lost to the distance: exchanges x the floor of that time';
-COMMENT ON COLUMN kasm_latency.totals.server_s IS 'Seconds of the server''s own time';
+COMMENT ON COLUMN kasm_latency.totals.server_s IS 'Seconds of the server''s own time, waits for locks included';
+COMMENT ON COLUMN kasm_latency.totals.lock_wait_s IS 'Seconds that its connections waited for locks, sampled every kasm_latency.sample_locks';
+COMMENT ON COLUMN kasm_latency.totals.made_others_wait_s IS 'Seconds that connections from other addresses waited for locks which its transactions held, sampled likewise';
+COMMENT ON COLUMN kasm_latency.totals.made_others_wait_for_client_s IS 'Of these, seconds in which its own backend was waiting for it: what its distance, or its own time, cost the others';
 COMMENT ON COLUMN kasm_latency.totals.turnaround_s IS 'Seconds from answers to next requests, inside and outside transactions, up to kasm_latency.idle_after each';
 COMMENT ON COLUMN kasm_latency.totals.retransmits IS 'Segments that the server''s TCP sent again (tcpi_total_retrans of TCP_INFO)';
 COMMENT ON COLUMN kasm_latency.totals.connections_total IS 'Connections made since stats_since';
@@ -96,6 +100,7 @@ COMMENT ON COLUMN kasm_latency.info.max_clients IS 'How many can be: the setting
 COMMENT ON COLUMN kasm_latency.info.overflowed IS 'How often since stats_reset a client had to make room, or a connection found none and was counted as overflow';
 COMMENT ON COLUMN kasm_latency.info.shared_memory_bytes IS 'Bytes of shared memory, as in pg_shmem_allocations';
 COMMENT ON COLUMN kasm_latency.info.stats_reset IS 'When all was last forgotten: by reset(), or by a start without saved statistics';
+COMMENT ON COLUMN kasm_latency.info.watcher_pid IS 'Process of the background worker that watches lock waits and starts snapshots; NULL: it does not run, as where max_worker_processes leaves no room, and collateral is empty because nobody looks';
 COMMENT ON COLUMN kasm_latency.info.saved_at IS 'When the statistics that the server started with were saved; NULL: it started empty';
 
 CREATE FUNCTION kasm_latency.histogram(

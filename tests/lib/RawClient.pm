@@ -13,6 +13,7 @@ sub new
 	my $sock = IO::Socket::INET->new(
 		PeerAddr => $arg{host} || '127.0.0.1',
 		PeerPort => $arg{port},
+		LocalAddr => $arg{from},
 		Proto => 'tcp') or die "connect: $!";
 	setsockopt($sock, Socket::IPPROTO_TCP(), Socket::TCP_NODELAY(), 1);
 	my $self = bless { sock => $sock }, $class;

@@ -90,7 +90,8 @@ awk '
 if [ -e kasm_latency.so ]; then
 	exported=$(nm -D --defined-only kasm_latency.so | awk '{ print $3 }' |
 		grep -vxE '_PG_init|Pg_magic_func' | sed 's/^pg_finfo_//' | sort -u)
-	looked_up=$(sed -nE 's/^PG_FUNCTION_INFO_V1\((.*)\);/\1/p' extension/*.c | sort -u)
+	looked_up=$(sed -nE -e 's/^PG_FUNCTION_INFO_V1\((.*)\);/\1/p' \
+		-e 's/^extern PGDLLEXPORT void ([a-z_]+_main)\(.*/\1/p' extension/*.[ch] | sort -u)
 	[ "$exported" = "$looked_up" ] ||
 		complain "kasm_latency.so exports" $(comm -3 <(echo "$exported") <(echo "$looked_up"))
 else
