@@ -173,13 +173,17 @@ sub figure
 		'-o', '-c kasm_latency.rtt_limit=0.001', 'start');
 	$node->_update_pid(1) if $node->can('_update_pid');
 	my $loaded = $node->safe_psql('postgres', 'SELECT pg_conf_load_time()');
-	$node->append_conf('postgresql.conf', 'kasm_latency.rtt_limit = 2min');
+	my $at = -s $node->logfile;
+	$node->append_conf('postgresql.conf', 'kasm_latency.rtt_limit = 30s');
 	$node->reload;
 	$node->poll_query_until('postgres', "SELECT pg_conf_load_time() > '$loaded'");
+	is($node->safe_psql('postgres', 'SHOW kasm_latency.rtt_limit'), '1us',
+		'the command line is stronger than the file, also after a reload');
 	query(client($node), 'SELECT 1');
 	gone($node);
-	like(slurp_file($node->logfile), qr/client 127\.0\.0\.1.* is \S+ ms away; the limit is 0\.001 ms/,
-		'the command line is stronger than the file, also after a reload');
+	my $log = substr(slurp_file($node->logfile), $at);
+	like($log, qr/client 127\.0\.0\.1.* is \S+ ms away; the limit is 0\.001 ms/, 'and new connections are logged by it');
+	unlike($log, qr/contains errors/, 'the file was taken');
 	system_or_bail('pg_ctl', '-w', '-D', $node->data_dir, '-m', 'fast', 'stop');
 	$node->_update_pid(0) if $node->can('_update_pid');
 }
