@@ -2,7 +2,7 @@
 # copies of everything (see docs/development.md).
 
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
-C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c)
+C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c)
 
 .PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format reference
 

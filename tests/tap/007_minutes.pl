@@ -77,6 +77,20 @@ sub figure
 		"SELECT $what FROM kasm_latency_internal.client_figures($span) WHERE role_oid = 'probe'::regrole");
 }
 
+# A library with a function that keeps a lock (tests/lib/hold_lock.c), built for
+# this server; undefined where there is no compiler, or nothing to compile with.
+sub build_holder
+{
+	my $library = abs_path(PostgreSQL::Test::Utils::tempdir()) . '/hold_lock.so'; # the server is elsewhere
+	my @flags = map { (run_command([ 'pg_config', $_ ]))[0] } qw(--cc --cppflags --cflags --cflags_sl --includedir-server);
+	my $command = "@flags[0 .. 3] -I'$flags[4]' -shared -o '$library' '$FindBin::RealBin/../lib/hold_lock.c'";
+	my ($out, $err) = run_command([ 'sh', '-c', $command ]);
+	return $library if -e $library;
+	note("$command: $err");
+	diag('NOT RUN: a fold that finds its lock taken: what takes it cannot be built');
+	return;
+}
+
 # ----- a wait for the client that ends the connection, with a transaction open
 
 {
@@ -295,6 +309,66 @@ SKIP:
 	query($c, 'SELECT 1');
 	is(join('|', map { figure($node, 'round_trips', $_) } '1 minute', '15 minutes', undef), '1|4|4',
 		'a clock before 2000: minutes end, and are in their order');
+	$c->leave;
+	$node->stop;
+}
+
+# ----- a minute is over, and somebody has the lock: what came before keeps its minute
+
+SKIP:
+{
+	skip 'there is no libfaketime for this server', 14 unless $faketime;
+	my $library = build_holder() // skip 'nothing that keeps a lock can be built', 14;
+
+	my $node = server('', "+0 x$speed");
+	$node->safe_psql('postgres', "CREATE FUNCTION hold_lock(int) RETURNS void LANGUAGE c STRICT AS '$library'");
+	my ($superuser) = $node->safe_psql('postgres', 'SELECT current_user');
+	my $pause = sub {
+		my $began = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+		$node->poll_query_until('postgres', "SELECT clock_timestamp() >= timestamptz '$began' + interval '3 min'");
+	};
+	my $recent = sub { return figure($node, $_[0] . ', turnaround_min_ms IS NULL', '2 minutes') };
+
+	# A block; and when its minute is over, and the lock is held, two exchanges
+	# outside of blocks.  Then the lock is free again.
+	my $work = sub {
+		my ($c) = @_;
+		query($c, 'BEGIN', 'SELECT 1', 'COMMIT');
+		# two locks precede those of the entries, which are read in their order
+		my $number = $node->safe_psql('postgres',
+			q(SELECT 1 + ordinality FROM kasm_latency_internal.client_figures(NULL) WITH ORDINALITY WHERE role_oid = 'probe'::regrole));
+		my $holder = client($node, $superuser);
+		$holder->send_burst(RawClient::query("SELECT hold_lock($number)"));
+		is($holder->read_until('N', 'Z'), 'TN', 'somebody has the lock');
+		$pause->();
+		query($c, ('SELECT 1') x 2);
+		is($recent->('round_trips > 2'), 't|t', 'nothing can be folded: of all exchanges the newest minute is shown, and of minima its own');
+		$node->safe_psql('postgres', q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT hold_lock%'));
+		is($holder->read_until('Z'), 'EZ', 'the lock is free');
+		$holder->leave;
+		return;
+	};
+
+	my $c = client($node);
+	$work->($c);
+	query($c, 'SELECT 1');
+	is($recent->('round_trips'), '3|t', 'the next exchange folds: what came before is of its own minute');
+	is(figure($node, 'round_trips, turnaround_min_ms IS NULL', '1 hour'), '6|f', 'and nothing is lost');
+	$c->leave;
+	gone($node);
+
+	$c = client($node);
+	$work->($c);
+	$c->leave;
+	gone($node);
+	is($recent->('round_trips'), '2|t', 'the exit folds: the same');
+	is(figure($node, 'round_trips'), '11', 'and nothing is lost');
+
+	$c = client($node);
+	$work->($c);
+	$node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
+	query($c, 'SELECT 1');
+	is($recent->('round_trips') . '|' . figure($node, 'round_trips'), '1|t|1', 'a reset before the fold: what came before is forgotten');
 	$c->leave;
 	$node->stop;
 }
