@@ -45,10 +45,8 @@ read_slot(Reader *reader, int number)
 				Min(reading->turnaround_min_us, slot.pending_min_us);
 	}
 	if (slot.newest_minute >= reader->first_since)
-		for (int c = 0; c < HISTOGRAM_CELLS; c++)
-			reading->ceilings_since_floor[c] +=
-				(uint32) (slot.figures.cells[CEILINGS_AT + c] -
-						  baseline->figures.cells[CEILINGS_AT + c]);
+		figures_add_ceilings(reading->ceilings_since_floor, &slot.figures,
+							 &baseline->figures);
 
 	reading->connections++;
 	if (slot.floor_us != 0)

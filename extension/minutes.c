@@ -106,6 +106,17 @@ figures_add_difference(WideFigures *to, const Figures *now,
 		to->cells[i] += (uint32) (now->cells[i] - before->cells[i]);
 }
 
+/*
+ * The same of the ceilings alone.
+ */
+void
+figures_add_ceilings(uint64 *cells, const Figures *now, const Figures *before)
+{
+	for (int c = 0; c < HISTOGRAM_CELLS; c++)
+		cells[c] += (uint32) (now->cells[CEILINGS_AT + c] -
+							  before->cells[CEILINGS_AT + c]);
+}
+
 void
 figures_add_wide(WideFigures *to, const WideFigures *from)
 {
@@ -119,11 +130,12 @@ figures_add_wide(WideFigures *to, const WideFigures *from)
 	to->connections_ended += from->connections_ended;
 }
 
+/* of a cell all is new */
+static const Figures none;
+
 static void
 add_cell(WideFigures *to, const Cell *cell)
 {
-	static const Figures none;
-
 	figures_add_difference(to, &cell->figures, &none);
 	for (int i = 0; i < HISTOGRAM_CELLS; i++)
 		to->floors[i] += cell->floors[i];
@@ -325,12 +337,6 @@ void
 history_read_ceilings(const History *history, uint32 first, uint64 *cells)
 {
 	for (int i = 0; i < MINUTE_CELLS; i++)
-	{
-		const Cell *minute = &history->minutes[i];
-
-		if (minute->number < first)
-			continue;
-		for (int c = 0; c < HISTOGRAM_CELLS; c++)
-			cells[c] += minute->figures.cells[CEILINGS_AT + c];
-	}
+		if (history->minutes[i].number >= first)
+			figures_add_ceilings(cells, &history->minutes[i].figures, &none);
 }

@@ -63,6 +63,8 @@ extern bool minute_within_hour(uint32 logged, uint32 minute);
 /* adding up */
 extern void figures_add_difference(WideFigures *to, const Figures *now,
 								   const Figures *before);
+extern void figures_add_ceilings(uint64 *cells, const Figures *now,
+								 const Figures *before);
 extern void figures_add_wide(WideFigures *to, const WideFigures *from);
 
 /* one client's history; the caller holds the lock that guards it */
