@@ -51,8 +51,6 @@ read_slot(Reader *reader, int number)
 	reading->connections++;
 	if (slot.floor_us != 0)
 		reading->figures.floors[histogram_cell(slot.floor_us)]++;
-	if (!reading->overflow)
-		client_note_floor(&reader->identity, &slot);
 	client_note_seen(&reader->identity, &slot);
 }
 
@@ -71,8 +69,13 @@ read_entry(Reader *reader, int index, uint32 now_minute)
 				 &reading->turnaround_min_us);
 	reading->connections = reading->figures.connections_ended;
 
-	reader->first_since = entry->identity.floor_minute +
-						  (entry->identity.floor_minute < now_minute ? 1 : 0);
+	/* a floor that its connection has not folded yet is one already */
+	if (!reading->overflow)
+		for (int i = entry->first_slot; i != NO_SLOT; i = client_slot(i)->next)
+			client_note_floor(&reader->identity, client_slot(i));
+
+	reader->first_since = reader->identity.floor_minute +
+						  (reader->identity.floor_minute < now_minute ? 1 : 0);
 	reader->first_since = Max(reader->first_since, reader->span.first_minute);
 	history_read_ceilings(history, reader->first_since,
 						  reading->ceilings_since_floor);

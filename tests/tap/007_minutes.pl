@@ -15,7 +15,7 @@ use Time::HiRes qw(usleep);
 use RawClient;
 
 # (which is for glibc, and so of no use to a server with another library)
-my ($faketime) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+our ($faketime) = glob '/usr/lib/*/faketime/libfaketime.so.1';
 if ($faketime)
 {
 	local $ENV{LD_PRELOAD} = $faketime;
@@ -77,18 +77,26 @@ sub figure
 		"SELECT $what FROM kasm_latency_internal.client_figures($span) WHERE role_oid = 'probe'::regrole");
 }
 
-# A library with a function that keeps a lock (tests/lib/hold_lock.c), built for
-# this server; undefined where there is no compiler, or nothing to compile with.
-sub build_holder
+# Build a library of tests/lib; undefined where there is no compiler, or nothing
+# to compile with.
+sub build
 {
-	my $library = abs_path(PostgreSQL::Test::Utils::tempdir()) . '/hold_lock.so'; # the server is elsewhere
-	my @flags = map { (run_command([ 'pg_config', $_ ]))[0] } qw(--cc --cppflags --cflags --cflags_sl --includedir-server);
-	my $command = "@flags[0 .. 3] -I'$flags[4]' -shared -o '$library' '$FindBin::RealBin/../lib/hold_lock.c'";
+	my ($name, $lacks, @flags) = @_;
+	my $library = abs_path(PostgreSQL::Test::Utils::tempdir()) . "/$name.so"; # the server is elsewhere
+	my ($cc) = run_command([ 'pg_config', '--cc' ]);
+	my $command = "$cc @flags -fPIC -shared -o '$library' '$FindBin::RealBin/../lib/$name.c'";
 	my ($out, $err) = run_command([ 'sh', '-c', $command ]);
 	return $library if -e $library;
 	note("$command: $err");
-	diag('NOT RUN: a fold that finds its lock taken: what takes it cannot be built');
+	diag("NOT RUN: $lacks: tests/lib/$name.c cannot be built");
 	return;
+}
+
+# one that has functions for this server
+sub build_module
+{
+	my ($includes, @flags) = map { (run_command([ 'pg_config', $_ ]))[0] } qw(--includedir-server --cppflags --cflags --cflags_sl);
+	return build(@_, @flags, "-I'$includes'");
 }
 
 # ----- a wait for the client that ends the connection, with a transaction open
@@ -318,7 +326,7 @@ SKIP:
 SKIP:
 {
 	skip 'there is no libfaketime for this server', 14 unless $faketime;
-	my $library = build_holder() // skip 'nothing that keeps a lock can be built', 14;
+	my $library = build_module('hold_lock', 'a fold that finds its lock taken') // skip 'nothing that keeps a lock can be built', 14;
 
 	my $node = server('', "+0 x$speed");
 	$node->safe_psql('postgres', "CREATE FUNCTION hold_lock(int) RETURNS void LANGUAGE c STRICT AS '$library'");
@@ -370,6 +378,39 @@ SKIP:
 	query($c, 'SELECT 1');
 	is($recent->('round_trips') . '|' . figure($node, 'round_trips'), '1|t|1', 'a reset before the fold: what came before is forgotten');
 	$c->leave;
+	$node->stop;
+}
+
+# ----- a floor that is known only after the connect
+
+SKIP:
+{
+	skip 'there is no libfaketime for this server', 2 unless $faketime;
+	my $library = build('no_floor', 'a floor that comes late', '-D_GNU_SOURCE') // skip 'no floor can be hidden', 2;
+
+	local $ENV{NO_FLOOR} = "$library.wanted";
+	local $faketime = "$faketime $library";
+	my $node = server('', "+0 x$speed");
+	my $pause = sub {
+		my $began = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+		$node->poll_query_until('postgres', "SELECT clock_timestamp() >= timestamptz '$began' + interval '2 min'");
+	};
+	my $old = client($node);
+	query($old, 'SELECT 1');
+	$pause->();
+	query($old, 'BEGIN', ('SELECT 1') x 5, 'COMMIT');
+	$pause->();
+	query($old, 'SELECT 1');
+	append_to_file($ENV{NO_FLOOR}, '');
+	my $new = client($node);
+	query($new, 'SELECT 1');
+	my $since = 'rtt_age_minutes < 3, kasm_latency_internal.count_from(ceilings_since_rtt, 0)';
+	is(figure($node, $since), 'f|6', 'the floor is of the first connection, and there were ceilings since');
+	unlink $ENV{NO_FLOOR};
+	usleep(4_000_000 / $speed); # a floor is asked for again after a second
+	query($new, 'SELECT 1');
+	is(figure($node, $since), 't|0', 'it is of the new one: since that there was none');
+	$_->leave for $old, $new;
 	$node->stop;
 }
 
