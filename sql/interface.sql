@@ -148,7 +148,8 @@ FROM (VALUES
     (20, 'admin', 'admin', true, 120, false, 0, 0, 'accident', NULL),
     (21, 'candidate, far away', 'candidate', true, 120, false, 20, 9, 'distance', 120)
 ) AS t (n, why, host_role, measured, rtt, mixed, samples, blocks, show, p50) ORDER BY n;
-SELECT why, kasm_latency_internal.mixed_distances(rtt, 10, near, far, near_since, far_since) AS mixed
+SELECT why, kasm_latency_internal.mixed_distances(rtt, 10, near, kasm_latency_internal.enough(far, near),
+                                                  kasm_latency_internal.enough(near_since, far_since)) AS mixed
 FROM (VALUES
     (1, 'all near', 0.4, 10, 0, 10, 0),
     (2, 'three far connections of many', 0.4, 997, 3, 100, 0),

@@ -23,54 +23,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH setting AS MATERIALIZED (
         SELECT kasm_latency_internal.limit_ms() AS limit_ms, kasm_latency_internal.min_samples() AS min_samples,
-               kasm_latency_internal.app_roles() AS app_roles),
-    counted AS MATERIALIZED (
-        SELECT f.client_addr, f.database_oid, f.role_oid, f.resolved_name,
-               f.connections, f.connections_made, f.round_trips, f.transactions, f.retransmits,
-               f.rtt_ms, f.newest_rtt_ms, f.rtt_age_minutes, f.turnaround_min_ms,
-               f.rtts, f.ceilings, f.bounds, f.server_times, f.first_seen, f.last_seen,
-               f.network_s, f.server_s, f.in_transaction_wait_s, f.lock_wait_s, f.made_others_wait_s,
-               f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
-               -- the exact minimum is sharper than the cell that it fell into
-               greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
-               kasm_latency_internal.count_from(f.ceilings, 0) AS samples,
-               kasm_latency_internal.count_from(f.bounds, 0) AS blocks,
-               kasm_latency_internal.count_from(f.bounds, s.limit_ms) AS far_blocks,
-               kasm_latency_internal.count_below(f.rtts, s.limit_ms) AS near,
-               kasm_latency_internal.count_from(f.rtts, s.limit_ms) AS far,
-               kasm_latency_internal.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
-               kasm_latency_internal.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
-        FROM kasm_latency_internal.client_figures(coalesce(since, kasm_latency_internal.recent())) AS f, setting AS s
-        WHERE NOT f.overflow),
-    -- how the bounds of far blocks are spread, where there are enough to ask
-    far_bounds AS MATERIALIZED (
-        SELECT c.*, b.p50_ms AS far_p50_ms, b.steady_ms,
-               kasm_latency_internal.count_from(c.ceilings, 0.9 * b.steady_ms)
-               - kasm_latency_internal.count_from(c.ceilings, 1.25 * b.p90_ms) AS samples_alike,
-               greatest(kasm_latency_internal.count_from(c.bounds, 0.5 * b.steady_ms) - c.far_blocks, 0) AS blocks_between
-        FROM counted AS c, setting AS s
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN c.far_blocks >= 3 THEN kasm_latency_internal.part_from(c.bounds, s.limit_ms) END) AS f (bounds)
-        CROSS JOIN LATERAL (
-            SELECT kasm_latency_internal.percentile_ms(f.bounds, 0.1), kasm_latency_internal.percentile_ms(f.bounds, 0.5),
-                   kasm_latency_internal.percentile_ms(f.bounds, 0.9)) AS p (p10_ms, p50_ms, p90_ms)
-        CROSS JOIN LATERAL (
-            SELECT p.p50_ms, p.p90_ms, kasm_latency_internal.steady_ms(p.p10_ms, p.p50_ms, p.p90_ms) AS steady_ms) AS b),
-    figures AS (
-        SELECT c.*,
-               kasm_latency_internal.floor_ms(c.rtt_ms, c.newest_rtt_ms, c.near_since, c.far_since,
-                                              s.limit_ms, s.min_samples) AS floor_ms
-        FROM far_bounds AS c, setting AS s)
+               kasm_latency_internal.app_roles() AS app_roles)
     SELECT f.client_addr,
            coalesce(d.datname, '(' || f.database_oid || ')'), coalesce(u.rolname, '(' || f.role_oid || ')'),
            h.host, h.host_role, h.zone,
            f.connections, f.round_trips, f.transactions,
-           f.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
-           f.p50_ms,
-           f.near, f.far, f.near_since, f.far_since, m.mixed, f.samples,
-           f.blocks, f.far_blocks, b.show,
+           k.floor_ms, f.rtt_age_minutes, f.turnaround_min_ms,
+           n.p50_ms,
+           n.near, n.far, n.near_since, n.far_since, m.mixed, n.samples,
+           n.blocks, n.far_blocks, b.show,
            CASE WHEN v.verdict = 'unproven' AND NOT m.mixed AND b.show IN ('distance', 'distance or pause')
-                THEN f.steady_ms END,
+                THEN y.steady_ms END,
            f.rtts, f.ceilings, f.bounds, f.server_times,
            f.network_s, f.server_s, f.in_transaction_wait_s, f.lock_wait_s, f.made_others_wait_s,
            f.chains, f.chain_round_trips, f.chain_s, f.chain_network_s, f.chain_server_s, f.chain_lengths, f.chain_durations,
@@ -80,20 +43,64 @@ AS $$
            v.verdict, v.rank, v.severity,
            f.first_seen, f.last_seen
     FROM setting AS s
-    CROSS JOIN figures AS f
+    CROSS JOIN kasm_latency_internal.client_figures(coalesce(since, kasm_latency_internal.recent())) AS f
     CROSS JOIN LATERAL kasm_latency_internal.host_of(f.client_addr, f.resolved_name) AS h
+    -- From here on each step uses what those before it have, some of it more than once.  OFFSET 0 has it computed
+    -- once: else the planner puts a column's expression wherever the column is used.
+    CROSS JOIN LATERAL (
+        SELECT -- the exact minimum is sharper than the cell that it fell into
+               greatest(kasm_latency_internal.percentile_ms(f.ceilings, 0.5), f.turnaround_min_ms) AS p50_ms,
+               kasm_latency_internal.count_from(f.ceilings, 0) AS samples,
+               kasm_latency_internal.count_from(f.bounds, 0) AS blocks,
+               kasm_latency_internal.count_from(f.bounds, s.limit_ms) AS far_blocks,
+               kasm_latency_internal.count_below(f.rtts, s.limit_ms) AS near,
+               kasm_latency_internal.count_from(f.rtts, s.limit_ms) AS far,
+               kasm_latency_internal.count_below(f.ceilings_since_rtt, s.limit_ms) AS near_since,
+               kasm_latency_internal.count_from(f.ceilings_since_rtt, s.limit_ms) AS far_since
+        OFFSET 0) AS n
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.enough(n.far, n.near) AS far,
+               kasm_latency_internal.enough(n.near_since, n.far_since) AS near_since
+        OFFSET 0) AS enough
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.floor_ms(f.rtt_ms, f.newest_rtt_ms, enough.near_since, n.far_since,
+                                              s.limit_ms, s.min_samples) AS floor_ms
+        OFFSET 0) AS k
     -- who comes by a Unix-domain socket is on this machine, by the kernel's word
-    CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE f.floor_ms END) AS r (rtt_ms)
-    CROSS JOIN LATERAL kasm_latency_internal.mixed_distances(
-        r.rtt_ms, s.limit_ms, f.near, f.far, f.near_since, f.far_since) AS m (mixed)
-    CROSS JOIN LATERAL (SELECT kasm_latency_internal.far_blocks_show(
-        f.blocks, f.far_blocks, f.far_p50_ms, f.steady_ms, f.samples, f.samples_alike,
-        f.blocks_between, r.rtt_ms)) AS b (show)
-    JOIN kasm_latency.verdicts AS v ON v.verdict = kasm_latency_internal.verdict(
-        h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
-        f.samples, f.blocks, b.show, f.p50_ms, s.limit_ms, s.min_samples)
+    CROSS JOIN LATERAL (SELECT CASE WHEN f.client_addr IS NULL THEN 0 ELSE k.floor_ms END AS rtt_ms) AS r
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.mixed_distances(r.rtt_ms, s.limit_ms, n.near, enough.far, enough.near_since) AS mixed
+        OFFSET 0) AS m
+    -- how the bounds of far blocks are spread, where there are enough to ask
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN n.far_blocks >= 3 THEN kasm_latency_internal.part_from(f.bounds, s.limit_ms) END AS bounds
+        OFFSET 0) AS far
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.percentile_ms(far.bounds, 0.1) AS p10_ms,
+               kasm_latency_internal.percentile_ms(far.bounds, 0.5) AS p50_ms,
+               kasm_latency_internal.percentile_ms(far.bounds, 0.9) AS p90_ms
+        OFFSET 0) AS p
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.steady_ms(p.p10_ms, p.p50_ms, p.p90_ms) AS steady_ms
+        OFFSET 0) AS y
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.count_from(f.ceilings, 0.9 * y.steady_ms)
+               - kasm_latency_internal.count_from(f.ceilings, 1.25 * p.p90_ms) AS samples,
+               greatest(kasm_latency_internal.count_from(f.bounds, 0.5 * y.steady_ms) - n.far_blocks, 0) AS blocks_between
+        OFFSET 0) AS alike
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.far_blocks_show(n.blocks, n.far_blocks, p.p50_ms, y.steady_ms, n.samples, alike.samples,
+                                                     alike.blocks_between, r.rtt_ms) AS show
+        OFFSET 0) AS b
+    CROSS JOIN LATERAL (
+        SELECT kasm_latency_internal.verdict(
+                   h.host_role, f.connections_made > 0 OR f.round_trips > 0, r.rtt_ms, m.mixed,
+                   n.samples, n.blocks, b.show, n.p50_ms, s.limit_ms, s.min_samples) AS verdict
+        OFFSET 0) AS j
+    JOIN kasm_latency.verdicts AS v ON v.verdict = j.verdict
     LEFT JOIN pg_database AS d ON d.oid = f.database_oid
     LEFT JOIN pg_roles AS u ON u.oid = f.role_oid
+    WHERE NOT f.overflow
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.judged_clients(interval) IS 'Each client with its name, figures and verdict: what clients, hosts and flagged are made of';
 

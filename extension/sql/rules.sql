@@ -1,7 +1,8 @@
 /*
  * The rules: verdict, reason, remedy.  The rule of each verdict stands in one
  * place, verdict(); all others word it.  Pure functions of figures: nothing here
- * reads one.  Uses settings and arithmetic.
+ * reads one.  Those that are asked for each client call no other: it would be
+ * planned anew at every call.  Uses settings and arithmetic.
  */
 
 CREATE VIEW kasm_latency.verdicts AS
@@ -30,7 +31,7 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.enough(bigint, bigint) IS 'Are so many, beside so many others, no accident: at least 3, or 10 %';
 
 CREATE FUNCTION kasm_latency_internal.floor_ms(
-    rtt_ms double precision, newest_rtt_ms double precision, near_since bigint, far_since bigint,
+    rtt_ms double precision, newest_rtt_ms double precision, near_since_enough boolean, far_since bigint,
     limit_ms double precision, min_samples bigint)
 RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -39,25 +40,25 @@ AS $$
     -- in the minute of the newest connection others were nearer; if all that came
     -- since was far, they show a path that is no more
     SELECT CASE WHEN rtt_ms < limit_ms AND newest_rtt_ms >= limit_ms
-                     AND far_since >= min_samples AND NOT kasm_latency_internal.enough(near_since, far_since)
+                     AND far_since >= min_samples AND NOT near_since_enough
                 THEN newest_rtt_ms
                 ELSE rtt_ms END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.floor_ms(double precision, double precision, bigint, bigint, double precision, bigint) IS 'A client''s fastest round trip as it is now: of the newest minute with a connection, or of the newest connection alone';
+COMMENT ON FUNCTION kasm_latency_internal.floor_ms(double precision, double precision, boolean, bigint, double precision, bigint) IS 'A client''s fastest round trip as it is now: of the newest minute with a connection, or of the newest connection alone';
 
 CREATE FUNCTION kasm_latency_internal.mixed_distances(
     rtt_ms double precision, limit_ms double precision,
-    near bigint, far bigint, near_since bigint, far_since bigint)
+    near bigint, far_enough boolean, near_since_enough boolean)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     -- the newest connections are far, yet near answers came after them; or the
     -- newest are near, and others of the span far
-    SELECT CASE WHEN rtt_ms >= limit_ms THEN kasm_latency_internal.enough(near_since, far_since)
-                ELSE near > 0 AND kasm_latency_internal.enough(far, near) END
+    SELECT CASE WHEN rtt_ms >= limit_ms THEN near_since_enough
+                ELSE near > 0 AND far_enough END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, bigint, bigint, bigint) IS 'Are there hosts at different distances behind one address?  Connections of the span with a floor below the limit and not; turnarounds since the newest floor below the limit and not';
+COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, boolean, boolean) IS 'Are there hosts at different distances behind one address?  From how many connections of the span have a floor below the limit, and whether those that have not are enough(), and turnarounds since the newest floor that are below the limit';
 
 CREATE FUNCTION kasm_latency_internal.steady_ms(
     far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision)
