@@ -15,12 +15,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/table.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
-#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -30,7 +30,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "history_worker.h"
 #include "kasm_latency.h"
@@ -45,26 +44,34 @@
 /*
  * Is there no such database, or may one not connect to it?  What to log then,
  * else NULL.  Found out here, as a worker that cannot connect would be logged
- * by the postmaster too, each time.
+ * by the postmaster too, each time.  Without a database there are only the
+ * catalogs that are nailed, and no index: so it looks as the autovacuum
+ * launcher does.
  */
 static const char *
 problem_of_database(const char *name)
 {
 	const char *problem = "no history: there is no database \"%s\"";
+	Relation relation;
+	TableScanDesc scan;
 	HeapTuple tuple;
-	Oid database;
 
 	StartTransactionCommand();
-	database = get_database_oid(name, true);
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
-		problem = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn
-					  ? NULL
-					  : "no history: database \"%s\" does not accept "
-						"connections";
-		ReleaseSysCache(tuple);
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (strcmp(NameStr(database->datname), name) == 0)
+			problem = database->datallowconn
+						  ? NULL
+						  : "no history: database \"%s\" does not accept "
+							"connections";
 	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
 	return problem;
 }
