@@ -34,7 +34,7 @@ static LWLock *pairs_lock;
 Size
 collateral_size(void)
 {
-	return MAXALIGN(PAIRS * sizeof(Pair));
+	return CACHELINEALIGN(PAIRS * sizeof(Pair));
 }
 
 void

@@ -44,7 +44,7 @@ static LWLock *workers_lock;
 Size
 workers_size(void)
 {
-	return MAXALIGN(sizeof(Workers));
+	return CACHELINEALIGN(sizeof(Workers));
 }
 
 void

@@ -3,8 +3,9 @@
     bench.py BINDIR USER guard      instructions of an exchange, a row and a
                                     connection, held against the budget
     bench.py BINDIR USER            the same for other extensions, reading,
-                                    connects, system calls, and wall clock
-    bench.py BINDIR USER reading    one of these tables alone, or connects
+                                    connects, the watcher's looks, system
+                                    calls, and wall clock
+    bench.py BINDIR USER reading    one of these tables alone: connects, looks
 
 Instructions are those that callgrind counts in one backend, user space; it
 does not see clock reads, which are counted apart.  Exits with 77 where
@@ -308,11 +309,38 @@ def reading(bindir, user):
         require(costs[-1] <= 1.5 * costs[0], f"{relation} does not grow linearly: {costs}")
 
 
+def looks(bindir, user):
+    """The watcher, from one look to the next, where nobody waits: a longer run
+    less a shorter one, by the number of times that its process slept.  It walks
+    over the places for backends, and reads the same of each, taken or not."""
+    lines = [["max_connections", "instructions per look"]]
+    for connections, budget in ((300, 20_000), (5000, 300_000)):
+        counted = []
+        for seconds in (2, 10):
+            server = UnderCallgrind(bindir, user, port=lab.free_port(), listen="127.0.0.1", preload="kasm_latency",
+                                    settings=SETTINGS + f"\nmax_connections = {connections}"
+                                                        "\nkasm_latency.sample_locks = 10ms")
+            try:
+                server.start()
+                pid = int(server.rows("SELECT watcher_pid FROM kasm_latency.info")[0]["watcher_pid"])
+                time.sleep(seconds)
+                server.stop()
+                counted.append(server.counts(pid))
+            finally:
+                server.remove()
+        (few, short, _), (many, long, _) = counted
+        require(many - few > 100, f"the watcher slept {few} and {many} times")
+        per_look = (short - long) / (many - few)
+        require(per_look <= budget, f"a look over {connections} backends runs {per_look:.0f} instructions")
+        lines.append([str(connections), f"{per_look:,.0f}"])
+    table("The watcher, where nobody waits", lines)
+
+
 def main(bindir, user, guard=None):
     if shutil.which("valgrind") is None:
         say("valgrind is missing")
         return 77
-    if guard in ("connects", "reading"):
+    if guard in ("connects", "reading", "looks"):
         globals()[guard](bindir, user)
     elif guard:
         instructions(bindir, user, ["bare", "kasm_latency"], 50, 450)
@@ -320,6 +348,7 @@ def main(bindir, user, guard=None):
         instructions(bindir, user, list(SERVERS), 50, 450)
         reading(bindir, user)
         connects(bindir, user)
+        looks(bindir, user)
         servers = start_all(bindir, user)
         try:
             system_calls(servers)
