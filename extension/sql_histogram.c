@@ -16,6 +16,7 @@
 
 #include "compat.h"
 #include "histogram.h"
+#include "queue.h"
 #include "sql_histogram.h"
 #include "sql_row.h"
 
@@ -28,6 +29,7 @@ PG_FUNCTION_INFO_V1(kasm_latency_count_below);
 PG_FUNCTION_INFO_V1(kasm_latency_part_from);
 PG_FUNCTION_INFO_V1(kasm_latency_sum_s);
 PG_FUNCTION_INFO_V1(kasm_latency_histogram_cells);
+PG_FUNCTION_INFO_V1(kasm_latency_pool_times);
 
 /*
  * A histogram's form outside: the sum of what it counts, in microseconds or
@@ -298,5 +300,67 @@ kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
 		add_count(&row, counts[i]);
 		put_row(fcinfo, &row);
 	}
+	return (Datum) 0;
+}
+
+/* steps in which a distribution is taken apart for a simulation */
+#define QUANTILES 250
+
+/*
+ * pool_times(durations, lengths bytea, gain_ms, launches_per_s float8, pool
+ * integer): how long launches take, their wait for a connection of the pool
+ * included, where so many arrive: median and 95th percentile.  Each loses
+ * gain_ms by exchange: the longest are taken to have the most.  No row of empty
+ * histograms; NULLs where the pool cannot carry that.
+ */
+Datum
+kasm_latency_pool_times(PG_FUNCTION_ARGS)
+{
+	Histogram durations;
+	Histogram lengths;
+	double gain_us = PG_GETARG_FLOAT8(2) * 1000.0;
+	double arrivals_per_us = PG_GETARG_FLOAT8(3) / 1e6;
+	int pool = PG_GETARG_INT32(4);
+	double *service_us = palloc(sizeof(double) * QUANTILES);
+	double mean_us = 0;
+	QueueTimes times;
+	Row row = { .n = 0 };
+
+	if (pool < 1 || pool > QUEUE_MAX_POOL || !(arrivals_per_us >= 0))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("pool must be between 1 and %d, and arrivals "
+							   "not negative",
+							   QUEUE_MAX_POOL)));
+	compat_init_materialized_srf(fcinfo);
+	histogram_argument(fcinfo, 0, &durations);
+	histogram_argument(fcinfo, 1, &lengths);
+	if (histogram_percentile(durations.counts, 0.5, NO_SUM) < 0 ||
+		histogram_percentile_whole(lengths.counts, 0.5) < 0)
+		return (Datum) 0;
+
+	for (int i = 0; i < QUANTILES; i++)
+	{
+		double fraction = (i + 0.5) / QUANTILES;
+		double us =
+			histogram_percentile(durations.counts, fraction, durations.sum_us);
+		int64 length = histogram_percentile_whole(lengths.counts, fraction);
+
+		/* a launch that waits for nothing still takes a while */
+		service_us[i] = Max(us - gain_us * (double) length, 1);
+		mean_us += service_us[i] / QUANTILES;
+	}
+	add_value(&row, Float8GetDatum(mean_us / 1000.0));
+	if (arrivals_per_us > 0 && mean_us * arrivals_per_us < pool)
+	{
+		times = queue_simulate(service_us, QUANTILES, arrivals_per_us, pool);
+		add_value(&row, Float8GetDatum(rint(times.p50_us) / 1000.0));
+		add_value(&row, Float8GetDatum(rint(times.p95_us) / 1000.0));
+	}
+	else
+	{
+		add_null(&row);
+		add_null(&row);
+	}
+	put_row(fcinfo, &row);
 	return (Datum) 0;
 }

@@ -78,18 +78,22 @@ COMMENT ON COLUMN kasm_latency.impact.chain_p95_ms IS 'Milliseconds: 95th percen
 
 CREATE FUNCTION kasm_latency.placement_plan(host text DEFAULT NULL, queries integer DEFAULT NULL)
 RETURNS TABLE (
-    host text, option text, web_apps integer, queries integer, rtt_ms double precision,
-    launch_ms double precision, launches_per_s double precision, says text)
-LANGUAGE sql VOLATILE ROWS 30
+    host text, option text, web_apps integer, queries integer, rtt_ms double precision, server_ms double precision,
+    client_ms double precision, launch_ms double precision, max_launches_per_s double precision, says text)
+LANGUAGE sql VOLATILE ROWS 40
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH asked AS MATERIALIZED (
         SELECT kasm_latency_internal.argument('queries', placement_plan.queries) AS queries),
     hosts AS MATERIALIZED (
-        SELECT i.host, i.verdict, i.rtt_ms, coalesce(i.server_p50_ms, 0) AS server_ms,
+        SELECT i.host, i.verdict, i.rtt_ms,
+               -- of an exchange in a chain, on average: what the server takes, waits for locks included, and what the client does
+               coalesce((i.server_share + i.lock_share) * i.round_trip_in_chain_ms, 0) AS server_ms,
+               coalesce(i.client_share * i.round_trip_in_chain_ms, 0) AS client_ms,
+               coalesce(i.lock_share * i.round_trip_in_chain_ms, 0) AS lock_ms,
                coalesce(a.queries, i.chain_p50, 10) AS queries,
                -- SQLAlchemy's pool as Kasm sets it up: pool_size 10 and max_overflow 20
-               30 AS pool, 0.5::double precision AS colocated_ms,
+               30 AS pool, 0.5::double precision AS colocated_ms, kasm_latency_internal.limit_ms() AS limit_ms,
                row_number() OVER () AS place
         -- by way of "asked", so that a bad argument is refused where there is no host too
         FROM asked AS a
@@ -99,32 +103,45 @@ AS $$
     costs AS MATERIALIZED (
         SELECT h.*,
                CASE h.queries WHEN 1 THEN '1 query' ELSE h.queries || ' queries, one after the other,' END AS what,
-               kasm_latency.launch_cost(h.queries, h.rtt_ms, h.server_ms) AS today_ms,
+               kasm_latency.launch_cost(h.queries, h.rtt_ms, h.server_ms + h.client_ms) AS today_ms,
+               kasm_latency.launch_cost(h.queries, h.colocated_ms, h.server_ms + h.client_ms) AS beside_ms,
+               -- a server that takes no time of its own: what is waited for locks, others hold
+               kasm_latency.launch_cost(h.queries, h.rtt_ms, h.lock_ms + h.client_ms) AS faster_ms,
                -- its users' proxy stays in their region, and asks the Web App once per session
-               kasm_latency.launch_cost(h.queries, h.colocated_ms, h.server_ms) + h.rtt_ms AS moved_ms
+               CASE WHEN h.rtt_ms >= h.limit_ms THEN h.rtt_ms ELSE 0 END AS proxy_ms
         FROM hosts AS h)
     SELECT c.host, o.option, o.web_apps, c.queries, o.rtt_ms,
+           kasm_latency_internal.rounded(o.server_ms, 3), kasm_latency_internal.rounded(c.client_ms, 3),
            kasm_latency_internal.rounded(o.launch_ms, 3),
            kasm_latency_internal.rounded(o.web_apps * c.pool * 1000.0 / nullif(o.holds_ms, 0), 1),
            o.says
     FROM costs AS c
     CROSS JOIN LATERAL (VALUES
-        (1, 'today', 1, c.rtt_ms, c.today_ms, c.today_ms,
+        (1, 'today', 1, c.rtt_ms, c.server_ms, c.today_ms, c.today_ms,
          format('%s over %s each.', c.what, kasm_latency_internal.ms_text(c.rtt_ms))),
-        (2, 'moved beside the database', 1, c.colocated_ms, c.moved_ms, c.moved_ms - c.rtt_ms,
-         CASE WHEN c.moved_ms < c.today_ms
+        (2, 'moved beside the database', 1, c.colocated_ms, c.server_ms, c.beside_ms + c.proxy_ms, c.beside_ms,
+         CASE WHEN c.beside_ms + c.proxy_ms >= c.today_ms AND c.proxy_ms = 0 THEN 'Gains nothing: it is beside it already.'
+              WHEN c.beside_ms + c.proxy_ms >= c.today_ms
+              THEN format('A launch of %s gains nothing, as the Dedicated Proxy asks over %s once; but locks and connections '
+                          'are held for less.', c.what, kasm_latency_internal.ms_text(c.rtt_ms))
+              WHEN c.proxy_ms > 0
               THEN format('Saves %s of each launch: the queries stay in the database''s zone, and a Dedicated Proxy left '
                           'behind asks the control plane once per session, over %s.',
-                          kasm_latency_internal.ms_text(c.today_ms - c.moved_ms), kasm_latency_internal.ms_text(c.rtt_ms))
-              WHEN c.rtt_ms < kasm_latency_internal.limit_ms() THEN 'Gains nothing: it is near already.'
-              ELSE format('A launch of %s gains nothing, as the Dedicated Proxy asks over %s once; but locks and connections '
-                          'are held for less.', c.what, kasm_latency_internal.ms_text(c.rtt_ms)) END),
-        (3, 'one more Web App where it is', 2, c.rtt_ms, c.today_ms, c.today_ms,
-         'Does not help: more launches at a time, each as slow as today, and each holding its locks as long.')
-    ) AS o (place, option, web_apps, rtt_ms, launch_ms, holds_ms, says)
+                          kasm_latency_internal.ms_text(c.today_ms - c.beside_ms - c.proxy_ms), kasm_latency_internal.ms_text(c.rtt_ms))
+              WHEN c.rtt_ms >= 1
+              THEN format('It is near enough; in the database''s own zone each launch would take %s less.',
+                          kasm_latency_internal.ms_text(c.today_ms - c.beside_ms))
+              ELSE 'It shares the database''s zone already: there is little to gain.' END),
+        (3, 'one more Web App where it is', 2, c.rtt_ms, c.server_ms, c.today_ms, c.today_ms,
+         'Does not help: more launches at a time, each as slow as today, and each holding its locks as long.'),
+        (4, 'a faster database', 1, c.rtt_ms, c.lock_ms, c.faster_ms, c.faster_ms,
+         format('Even one that takes no time at all saves %s of each launch: %s %% of it.',
+                coalesce(kasm_latency_internal.ms_text(c.today_ms - c.faster_ms), '0 ms'),
+                coalesce(round(100 * (c.today_ms - c.faster_ms) / nullif(c.today_ms, 0)), 0)))
+    ) AS o (place, option, web_apps, rtt_ms, server_ms, launch_ms, holds_ms, says)
     ORDER BY c.place, o.place
 $$;
-COMMENT ON FUNCTION kasm_latency.placement_plan(text, integer) IS 'Per Web App: a launch today, with the Web App moved beside the database, and with one more where it is';
+COMMENT ON FUNCTION kasm_latency.placement_plan(text, integer) IS 'Per Web App: a launch today, with the Web App moved beside the database, with one more where it is, and with a faster database';
 
 CREATE FUNCTION kasm_latency_internal.next_step(bound text, host text, flagged boolean, hidden_ms double precision)
 RETURNS text

@@ -121,6 +121,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.verdict(text, boolean, double precision, boolean, bigint, bigint, text, double precision, double precision, bigint) IS 'The verdict on a client: the one place of the rule';
 
+CREATE FUNCTION kasm_latency_internal.probe_verdict(
+    rtt_ms double precision, turnaround_min_ms double precision, limit_ms double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- of one connection, which belongs to one client: a single turnaround inside a transaction bounds its distance
+    SELECT CASE
+        WHEN rtt_ms IS NULL AND turnaround_min_ms IS NULL THEN 'no_data'
+        WHEN rtt_ms >= limit_ms THEN 'out_of_band'
+        WHEN turnaround_min_ms < limit_ms THEN 'in_band'
+        WHEN turnaround_min_ms >= limit_ms THEN 'unproven'
+        ELSE 'floor_only'
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.probe_verdict(double precision, double precision, double precision) IS 'The verdict on a single connection, for probe(): from its fastest round trip and its shortest turnaround inside a transaction';
+
 CREATE FUNCTION kasm_latency_internal.reason(
     verdict text, host_role text, mixed boolean, rtt_ms double precision, rtt_age_minutes integer,
     near bigint, far bigint, near_since bigint, far_since bigint, round_trips bigint,
