@@ -17,7 +17,7 @@ what=${1:?demo, lab, bench or test}
 shift
 
 case $what in
-	test) parts=${*:-lint regress tap lab answers watched monitoring cost} needs=$parts ;;
+	test) parts=${*:-lint regress tap fuzz lab answers watched monitoring cost} needs=$parts ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -131,13 +131,15 @@ part_monitoring() {
 
 # what takes minutes: make test-long
 long() {
-	(cd "$tree/tests/long" && as_root /usr/bin/python3 "$1" "$bindir" "$user")
+	(cd "$tree/tests/long" && as_root /usr/bin/python3 "$1" "$bindir" "$user" "${@:2}")
 }
 part_soak() { long soak.py; }
 part_limits() { long limits.py; }
 part_abuse() { long abuse.py; }
 part_churn() { long churn.py; }
 part_savefile() { long savefile.py; }
+# a hundred in make test, ten thousand in test-long
+part_fuzz() { long fuzz.py "${SEQUENCES:-100}"; }
 
 # instructions of an exchange, a row and a connection, against the budget
 part_cost() {
