@@ -144,6 +144,7 @@ find_waiters(Look *look)
 	for (int i = 0; i < max; i++)
 	{
 		PGPROC *proc = GetPGProcByNumber(i);
+		PGPROC *leader;
 		Waiter *waiter;
 
 		if (likely(!waits_for_lock(proc)))
@@ -151,7 +152,9 @@ find_waiters(Look *look)
 		if (look->waiters == NULL)
 			look->waiters = palloc0(mul_size(sizeof(Waiter), max));
 		waiter = &look->waiters[n];
-		waiter->proc = proc->lockGroupLeader ? proc->lockGroupLeader : proc;
+		/* which its owner may clear at any moment */
+		leader = *(PGPROC *const volatile *) &proc->lockGroupLeader;
+		waiter->proc = leader != NULL ? leader : proc;
 		waiter->pid = waiter->proc->pid;
 		if (waiter->pid != 0)
 			n++;

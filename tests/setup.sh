@@ -51,7 +51,7 @@ want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo lab answers watched monitoring bench cost soak limits abuse churn savefile; then
+if asked demo fuzz lab answers watched monitoring bench cost soak limits abuse churn savefile; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
