@@ -30,6 +30,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.axis_position(double precision) IS 'Where a latency lies on the report''s logarithmic axis, in percent';
 
+CREATE FUNCTION kasm_latency_internal.seconds_cell(seconds double precision)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN seconds >= 0.05 THEN round(seconds::numeric, 1) || ' s' ELSE '&ndash;' END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.seconds_cell(double precision) IS 'Sampled seconds in a cell of a table; a dash where there are none';
+
 CREATE FUNCTION kasm_latency_internal.report_style()
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -88,11 +97,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT '<div class="wide" role="region" aria-label="Cost of each host" tabindex="0"><table><thead><tr><th scope="col">Host'
         '<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Exchanges<th scope="col">Lost to the distance'
-        '<th scope="col">Transactions waited<th scope="col">Queries in a row<th scope="col">A launch takes'
-        '<th scope="col">Beside the database</tr></thead><tbody>'
-        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s s<td>%s s<td>%s<td>%s<td>%s</tr>',
+        '<th scope="col">Transactions waited<th scope="col">Waited for locks<th scope="col">Made others wait'
+        '<th scope="col">Queries in a row<th scope="col">A launch takes<th scope="col">Beside the database</tr></thead><tbody>'
+        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s s<td>%s s<td>%s<td>%s<td>%s<td>%s<td>%s</tr>',
                kasm_latency_internal.html(i.host), replace(i.verdict, '_', ' '), coalesce(kasm_latency_internal.ms_text(i.rtt_ms), '&ndash;'),
-               i.round_trips, i.network_s, i.in_transaction_wait_s, coalesce(i.chain_p50::text, '&ndash;'),
+               i.round_trips, i.network_s, i.in_transaction_wait_s, kasm_latency_internal.seconds_cell(i.lock_wait_s),
+               kasm_latency_internal.seconds_cell(i.made_others_wait_s), coalesce(i.chain_p50::text, '&ndash;'),
                coalesce(kasm_latency_internal.ms_text(i.launch_ms), '&ndash;'),
                coalesce(kasm_latency_internal.ms_text(i.launch_ms_colocated), '&ndash;')), '' ORDER BY i.place)
         || '</tbody></table></div>'
@@ -100,6 +110,25 @@ AS $$
           WHERE c.verdict <> 'no_data') AS i
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.report_costs(interval) IS 'Part of the report: what the distance costs, as a table';
+
+CREATE FUNCTION kasm_latency_internal.report_collateral(since interval)
+RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT '<div class="wide" role="region" aria-label="Who made whom wait" tabindex="0"><table><thead><tr>'
+        '<th scope="col">Who held the lock<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Who waited'
+        '<th scope="col">Waited<th scope="col">While the holder''s next query was on its way</tr></thead><tbody>'
+        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td class="words">%s<td>%s<td>%s</tr>',
+               kasm_latency_internal.html(c.blocking_host), coalesce(replace(c.blocking_verdict, '_', ' '), '&ndash;'),
+               coalesce(kasm_latency_internal.ms_text(c.blocking_rtt_ms), '&ndash;'),
+               CASE WHEN c.waiting_host = c.blocking_host THEN 'itself' ELSE kasm_latency_internal.html(c.waiting_host) END,
+               kasm_latency_internal.seconds_cell(c.waited_s),
+               kasm_latency_internal.seconds_cell(c.waited_for_client_s)), '' ORDER BY c.place)
+        || '</tbody></table></div>'
+    FROM (SELECT h.*, row_number() OVER () AS place FROM kasm_latency_internal.host_collateral(since) AS h LIMIT 20) AS c
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.report_collateral(interval) IS 'Part of the report: who made whom wait for locks, the twenty longest waits; NULL where nobody waited, or nobody looked';
 
 CREATE FUNCTION kasm_latency_internal.report_distributions(since interval)
 RETURNS text
@@ -119,18 +148,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.report_distributions(interval) IS 'Part of the report: how the turnarounds of the three worst hosts are spread';
 
-CREATE FUNCTION kasm_latency_internal.report_history()
+CREATE FUNCTION kasm_latency_internal.how_to_keep_history()
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE current_setting('kasm_latency.history_database', true)
+        WHEN current_database() THEN 'It is kept here: see the server''s log, if none comes.'
+        ELSE format('To keep it: <code>ALTER SYSTEM SET kasm_latency.history_database = %s; SELECT pg_reload_conf()</code>',
+                    kasm_latency_internal.html(quote_literal(current_database())))
+    END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.how_to_keep_history() IS 'What the report says, as HTML, where it finds no history';
+
+CREATE FUNCTION kasm_latency_internal.moment_text(moment timestamptz)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_char(moment, 'YYYY-MM-DD HH24:MI TZ')
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.moment_text(timestamptz) IS 'A minute, as the report writes it';
+
+CREATE FUNCTION kasm_latency_internal.report_history(first_at timestamptz, last_at timestamptz)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH bounds AS (SELECT now() - interval '7 days' AS first_at),
-    steps AS (
+    WITH steps AS (
         SELECT h.host, s.step, max(h.rtt_ms) AS rtt_ms
-        FROM bounds AS b
-        JOIN kasm_latency.history AS h ON h.taken_at >= b.first_at AND h.rtt_ms IS NOT NULL
+        FROM kasm_latency.history AS h
         CROSS JOIN LATERAL (
-            SELECT floor(300 * extract(epoch FROM h.taken_at - b.first_at) / (7 * 86400))::integer AS step) AS s
+            SELECT floor(300 * extract(epoch FROM h.taken_at - report_history.first_at)
+                         / greatest(extract(epoch FROM report_history.last_at - report_history.first_at), 60))::integer AS step) AS s
+        WHERE h.taken_at >= report_history.first_at AND h.taken_at <= report_history.last_at AND h.rtt_ms IS NOT NULL
         GROUP BY h.host, s.step),
     lines AS (
         SELECT s.host, max(s.rtt_ms) AS worst_ms, count(*) AS n, row_number() OVER (ORDER BY max(s.rtt_ms) DESC, s.host) AS place,
@@ -142,7 +193,7 @@ AS $$
         ORDER BY max(s.rtt_ms) DESC, s.host
         LIMIT 6)
     SELECT '<div class="past"><svg viewBox="0 0 300 100" preserveAspectRatio="none" role="img" '
-        'aria-label="Round trip of the hosts below over the last seven days">'
+        'aria-label="Round trip of the hosts below over that time">'
         || (SELECT string_agg(format('<line class="%s" x1="0" x2="300" y1="%s" y2="%s"/>',
                                      CASE WHEN t.ms = kasm_latency_internal.limit_ms() THEN 'limitline' ELSE 'grid' END,
                                      100 - kasm_latency_internal.axis_position(t.ms), 100 - kasm_latency_internal.axis_position(t.ms)), '')
@@ -154,14 +205,17 @@ AS $$
         || '</svg>'
         || (SELECT string_agg(format('<span class="y" style="top:%s%%">%s</span>', 100 - kasm_latency_internal.axis_position(t.ms), t.label), '')
             FROM (VALUES (0.1, '0.1'), (1, '1'), (10, '10'), (100, '100 ms')) AS t (ms, label))
-        || '</div><p class="x"><span>7 days ago</span><span>now</span></p><ul class="legend">'
+        || '</div><p class="x">' || (SELECT string_agg(format('<span>%s</span>', kasm_latency_internal.html(
+                                         kasm_latency_internal.moment_text(t.at))), '' ORDER BY t.at)
+                                     FROM (VALUES (report_history.first_at), (report_history.last_at)) AS t (at))
+        || '</p><ul class="legend">'
         || string_agg(format('<li><svg viewBox="0 0 30 6" aria-hidden="true"><line class="line line%s" x1="0" x2="30" y1="3" y2="3"/></svg>'
-                             '%s: now %s, at worst %s', l.place, kasm_latency_internal.html(l.host), kasm_latency_internal.ms_text(l.last_ms),
+                             '%s: in the end %s, at worst %s', l.place, kasm_latency_internal.html(l.host), kasm_latency_internal.ms_text(l.last_ms),
                              kasm_latency_internal.ms_text(l.worst_ms)), '' ORDER BY l.place)
         || '</ul>'
     FROM lines AS l
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.report_history() IS 'Part of the report: the round trip of the six farthest hosts over seven days; NULL without history';
+COMMENT ON FUNCTION kasm_latency_internal.report_history(timestamptz, timestamptz) IS 'Part of the report: the round trip of the six farthest hosts over a time; NULL without history';
 
 CREATE FUNCTION kasm_latency_internal.report_remedies(since interval)
 RETURNS text
@@ -174,3 +228,44 @@ AS $$
     FROM (SELECT x.*, row_number() OVER () AS place FROM kasm_latency_internal.flagged_hosts(since) AS x) AS f
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.report_remedies(interval) IS 'Part of the report: reasons and remedies of the flagged hosts; NULL where there are none';
+
+CREATE FUNCTION kasm_latency_internal.before_cell(then_was text, before_was text)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(then_was, ''), '&ndash;') || CASE WHEN nullif(before_was, '') <> '&ndash;' THEN '<small>before: ' || before_was || '</small>' ELSE '' END
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.before_cell(text, text) IS 'What was then, and in a line below it what was before, if anything';
+
+CREATE FUNCTION kasm_latency_internal.report_incident(first_at timestamptz, last_at timestamptz, OUT hosts text, OUT compared_with text, OUT says text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH rows AS MATERIALIZED (
+        SELECT i.*, row_number() OVER () AS place FROM kasm_latency.incident(first_at, last_at) AS i)
+    SELECT '<div class="wide" role="region" aria-label="Each host then, and before" tabindex="0"><table><thead><tr><th scope="col">Host'
+        '<th scope="col">What was different<th scope="col">Verdict<th scope="col">Round trip<th scope="col">A run of queries took'
+        '<th scope="col">Waited for locks<th scope="col">Made others wait</tr></thead><tbody>'
+        || string_agg(format('<tr><th scope="row">%s<td class="words">%s<td>%s<td>%s<td>%s<td>%s<td>%s</tr>',
+               kasm_latency_internal.html(r.host), kasm_latency_internal.html(r.says),
+               kasm_latency_internal.before_cell(replace(kasm_latency_internal.html(r.verdict), '_', ' '),
+                                                 replace(kasm_latency_internal.html(r.verdict_before), '_', ' ')),
+               kasm_latency_internal.before_cell(kasm_latency_internal.ms_text(r.rtt_ms), kasm_latency_internal.ms_text(r.rtt_before_ms)),
+               kasm_latency_internal.before_cell(kasm_latency_internal.ms_text(r.chain_p50_ms),
+                                                 kasm_latency_internal.ms_text(r.chain_p50_before_ms)),
+               kasm_latency_internal.before_cell(kasm_latency_internal.seconds_cell(r.lock_wait_s),
+                                                 kasm_latency_internal.seconds_cell(r.lock_wait_before_s)),
+               kasm_latency_internal.before_cell(kasm_latency_internal.seconds_cell(r.made_others_wait_s),
+                                                 kasm_latency_internal.seconds_cell(r.made_others_wait_before_s))), '' ORDER BY r.place)
+        || '</tbody></table></div>',
+        min(r.compared_with),
+        CASE WHEN bool_or(r.differs) THEN
+                 format('%s of %s different; most of all %s: %s',
+                        count(*) FILTER (WHERE r.differs), CASE count(*) WHEN 1 THEN '1 host was' ELSE count(*) || ' hosts were' END,
+                        (array_agg(r.host ORDER BY r.place))[1], (array_agg(r.says ORDER BY r.place))[1])
+             WHEN bool_and(r.verdict_before IS NULL) THEN 'There is no history of the time before, so nothing to compare with'
+             WHEN count(*) > 0 THEN 'No host was different' END
+    FROM rows AS r
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.report_incident(timestamptz, timestamptz) IS 'Part of the report of an incident: the hosts as a table, what they are compared with, and a sentence; NULL without history of that time';

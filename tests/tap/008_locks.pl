@@ -174,6 +174,15 @@ is( $node->safe_psql('postgres', q(
 like($node->safe_psql('postgres', q(SELECT conclusion FROM kasm_latency.diagnose('127.0.0.2'))),
 	qr/^lock-bound: .* waits for locks \d+ % \(100 % of it held by 127\.0\.0\.3, 0\.\d+ ms away\)/, 'diagnose says who held it');
 
+# the page and the summary say so too; of a host that is far, and here everybody is
+like($node->safe_psql('postgres', 'SELECT kasm_latency.report()'),
+	qr{Who made whom wait.*<tr><th scope="row">127\.0\.0\.3<td>[a-z ]+<td>\S+ ms<td class="words">127\.0\.0\.2<td>\d+\.\d s<td>\d+\.\d s</tr>},
+	'the report has who made whom wait');
+like($node->safe_psql('postgres', q(SELECT kasm_latency.report())),
+	qr{<tr><th scope="row">127\.0\.0\.19<td>[a-z ]+<td>\S+ ms<td class="words">itself<td>}, 'itself too');
+like($node->safe_psql('postgres', q(SET kasm_latency.rtt_limit = 0.001; SELECT kasm_latency.summary())),
+	qr/; (it|127\.0\.0\.\d+) made others wait [1-9]\d*\.\d s for its locks/, 'so does the summary, of a far host');
+
 # a clean restart keeps the pairs, and reset forgets them: of one host, of all
 my $pairs = q(SELECT count(*), sum(waited_s) FROM kasm_latency.collateral);
 my $before = $node->safe_psql('postgres', $pairs);
@@ -184,5 +193,6 @@ is($node->safe_psql('postgres', q(SELECT count(*) FROM kasm_latency.collateral W
 	0, 'reset of a host');
 $node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
 is($node->safe_psql('postgres', $pairs), '0|', 'reset of all');
+unlike($node->safe_psql('postgres', 'SELECT kasm_latency.report()'), qr/Who made whom wait/, 'nobody waited: no part of the report');
 
 done_testing();
