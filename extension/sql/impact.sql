@@ -274,7 +274,11 @@ AS $$
         FROM hosts AS h),
     worst AS (
         SELECT h.* FROM hosts AS h
-        WHERE h.severity = 'critical' ORDER BY h.rtt_ms DESC NULLS LAST LIMIT 1)
+        WHERE h.severity = 'critical' ORDER BY h.rtt_ms DESC NULLS LAST LIMIT 1),
+    -- of the far hosts the one that others waited for longest, if it is worth a word
+    holder AS (
+        SELECT h.host, h.made_others_wait_s FROM hosts AS h
+        WHERE h.severity = 'critical' AND h.made_others_wait_s >= 1 ORDER BY h.made_others_wait_s DESC, h.host LIMIT 1)
     SELECT s.state,
            CASE s.state
                WHEN 'no data' THEN 'Nothing was measured in the span'
@@ -285,6 +289,9 @@ AS $$
                    || format('a launch of %s queries in a row takes %s from %s, and would take %s beside the database',
                              coalesce(w.chain_p50, 10), kasm_latency_internal.ms_text(w.launch_ms), w.host,
                              kasm_latency_internal.ms_text(w.launch_ms_colocated))
+                   || coalesce(format('; %s made others wait %s s for its locks',
+                                      CASE WHEN b.host = w.host THEN 'it' ELSE b.host END,
+                                      round(b.made_others_wait_s::numeric, 1)), '')
                    || CASE WHEN c.doubtful > 0 THEN '; to be looked at as well: ' || c.doubtful_hosts ELSE '' END
                WHEN 'doubtful' THEN
                    format('No host is proven to be too far from the database, but %s a look: %s',
@@ -301,6 +308,7 @@ AS $$
            coalesce(w.host, c.doubtful_host)
     FROM counted AS c
     LEFT JOIN worst AS w ON true
+    LEFT JOIN holder AS b ON true
     CROSS JOIN LATERAL (SELECT CASE WHEN c.n = 0 THEN 'no data' WHEN c.far > 0 THEN 'far'
                                     WHEN c.doubtful > 0 THEN 'doubtful' ELSE 'near' END) AS s (state)
 $$;
