@@ -1,6 +1,6 @@
 """Debian's postgres_exporter and Prometheus, with the files of docs/monitoring,
-watch hosts at real distances: alerts fire for who is far, in doubt or has no
-business here, and clear when that is mended; histogram_quantile agrees with
+watch hosts at real distances: alerts fire for who is far, in doubt, has no
+business here or makes others wait, and clear when that is mended; histogram_quantile agrees with
 "hosts"; sql_exporter.yml says the same as postgres_exporter.yml; and it is
 noticed when nothing is seen any more.
 
@@ -26,13 +26,15 @@ import lab  # noqa: E402
 EXPORTER, PROMETHEUS = "prometheus-postgres-exporter", "prometheus"
 # in a network namespace of our own every port is free
 EXPORTER_AT, PROMETHEUS_AT = "127.0.0.1:9187", "127.0.0.1:9090"
-LABELS = {"__name__", "host", "host_role", "zone", "le", "server", "job", "instance"}
+LABELS = {"__name__", "host", "host_role", "zone", "blocking_host", "waiting_host", "le", "server", "job", "instance"}
 FAR, PROXY, THINKS = "webapp-eu", "proxy-1", "webapp-2"
 HOSTS = {"webapp-1": 0.3, THINKS: 0.3, PROXY: 3, FAR: 25}
 LAUNCHES = {"webapp-1": 40, THINKS: 4, PROXY: 10, FAR: 8}
 CONNECTIONS = 3  # of each host: its series must not be more
-WANTED = {("KasmWebAppFar", "critical", FAR), ("KasmProxyAtDatabase", "warning", PROXY),
-          ("KasmWebAppUnproven", "warning", THINKS)}
+VERDICTS = {("KasmWebAppFar", "critical", FAR), ("KasmProxyAtDatabase", "warning", PROXY),
+            ("KasmWebAppUnproven", "warning", THINKS)}
+WANTED = VERDICTS | {("KasmHostMakesOthersWait", "warning", FAR)}
+UPDATING = ("webapp-1", FAR)  # the same row
 SAMPLE = re.compile(r'^(\w+)(?:\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 problems = []
@@ -87,17 +89,20 @@ class Monitoring:
     def start(self):
         self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in HOSTS.items()}
         self.server.start()
-        self.server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor")
+        self.server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor", "CREATE TABLE launched (n int)",
+                         "INSERT INTO launched VALUES (0)", "GRANT ALL ON launched TO kasmapp")
         for name, host in self.hosts.items():
             role = "proxy" if name == PROXY else "webapp"
             self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', 'lab')",
                              options=["-o", "/dev/null"])
         self.exporter = self.program(shutil.which(EXPORTER), f"--web.listen-address={EXPORTER_AT}",
                                      "--extend.query-path=" + os.path.join(DOCS, "postgres_exporter.yml"))
-        # the rules as they are, but that they wait no minutes (promtool counts these)
+        # the rules as they are, but that they wait no minutes (promtool counts these), and look back on none
         with open(os.path.join(DOCS, "alerts.yml")) as rules:
             rules, shortened = re.subn(r"\bfor: \w+", "for: 1s", rules.read())
-        require(shortened >= 4, f"only {shortened} rules wait")
+        require(shortened >= 5, f"only {shortened} rules wait")
+        require("[10m]" in rules, "no rule looks back on ten minutes")
+        rules = rules.replace("[10m]", "[20s]")
         rules = self.write("alerts.yml", rules)
         config = self.write("prometheus.yml", f"""
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
@@ -164,6 +169,7 @@ scrape_configs:
         # one that works after its BEGIN too cannot be told from a distance
         clients = [host.client("--launches", str(LAUNCHES[name]), "--pause", "0", "--connections", str(CONNECTIONS),
                                *(["--begin", "--think", str(think)] if name == THINKS else []),
+                               *(["--update"] if name in UPDATING and think else []),
                                dsn=host.dsn(dbname="postgres"))
                    for name, host in self.hosts.items() if name != PROXY or think]
         for client in clients:
@@ -195,6 +201,22 @@ scrape_configs:
             gauges = self.by_host("kasm_latency_host_" + column)
             for name in HOSTS:
                 require(gauges[name] == float(host_rows[name][column]), f"{name}: {gauges[name]} {column}")
+        # who waited, and for whom
+        totals = {row["host"]: row for row in self.server.rows("SELECT host, sum(lock_wait_s) AS lock_wait_s, sum(made_others_wait_s) "
+                  "AS made_others_wait_s, sum(made_others_wait_for_client_s) AS made_others_wait_for_client_s "
+                  "FROM kasm_latency.totals GROUP BY host")}
+        for column in ("lock_wait", "made_others_wait", "made_others_wait_for_client"):
+            counters = self.by_host(f"kasm_latency_{column}_seconds_total")
+            for name in HOSTS:
+                require(abs(counters[name] - float(totals[name][column + "_s"])) < 1e-6, f"{name}: {column} is {counters[name]} s")
+        require(float(totals[FAR]["made_others_wait_for_client_s"]) > 1, f"{FAR} made nobody wait: {totals[FAR]}")
+        for column in ("waited", "waited_for_client"):
+            pairs = {(labels["blocking_host"], labels["waiting_host"]): value
+                     for labels, value in self.query(f"kasm_latency_collateral_{column}_seconds")}
+            said = {(row["blocking_host"], row["waiting_host"]): float(row[column + "_s"])
+                    for row in self.server.rows("SELECT * FROM kasm_latency.collateral")}
+            require(pairs == said and (FAR, "webapp-1") in pairs, f"{column}: {pairs}, collateral {said}")
+        require(self.query("kasm_latency_info_watcher == 1"), "the watcher does not run")
         # only who is in doubt has one, and the alert names it
         hidden = self.by_host("kasm_latency_host_hidden_seconds > 0")
         said = self.hidden_ms()
@@ -248,7 +270,7 @@ scrape_configs:
         severity = {row["verdict"]: row["severity"]
                     for row in self.server.rows("SELECT * FROM kasm_latency.verdicts")}
         verdict = {row["host"]: row["verdict"] for row in self.server.rows("SELECT * FROM kasm_latency.flagged")}
-        for alert, said, host in WANTED:
+        for alert, said, host in VERDICTS:
             require(severity.get(verdict.get(host)) == said, f"{alert} is {said}, but {host} is {verdict.get(host)}")
 
     def mend(self):
