@@ -36,18 +36,20 @@ FILL = f"""
 INSERT INTO kasm_latency.history (taken_at, host, host_role, zone, verdict, round_trips, transactions, rtt_ms, hidden_ms,
                                   turnaround_p10_ms, turnaround_p50_ms, turnaround_p95_ms, server_p50_ms, server_p95_ms,
                                   blocks, far_blocks, network_s, in_transaction_wait_s,
-                                  network_share, server_share, client_share, chain_p50, chain_p50_ms, span)
+                                  lock_wait_s, waited_for, made_others_wait_s, network_share, server_share, client_share, chain_p50, chain_p50_ms, span)
 SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3,
        CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' WHEN f.hidden_ms IS NOT NULL THEN 'unproven' ELSE 'in_band' END,
        3000, 250, f.rtt_ms, f.hidden_ms,
        f.rtt_ms + 0.1, f.rtt_ms + 0.2, f.rtt_ms + 2, 0.1, 1,
        250, CASE WHEN n % 10 < 2 THEN 25 ELSE 0 END, 3 * f.rtt_ms, 2.75 * f.rtt_ms,
+       -- each waits for the far ones, and for itself
+       60, (SELECT jsonb_object_agg('webapp-' || m, 10) FROM unnest(ARRAY[n, 10, 20, 30, 40, 50]) AS m), CASE n % 10 WHEN 0 THEN 490 ELSE 0 END,
        0.9, 0.05, 0.05, 12, 13 * f.rtt_ms, '15 min'
 FROM (SELECT t, generate_series(1, {HOSTS}) AS n
       FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t) AS s
 CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms,
                            CASE n % 10 WHEN 1 THEN 120 + random() END AS hidden_ms) AS f"""
-LIVE = {"Hosts, now": HOSTS, "Flagged, now": HOSTS // 10}  # rows
+LIVE = {"Hosts, now": HOSTS, "Flagged, now": HOSTS // 10, "Who made whom wait": 100, "Who makes whom wait, now": 1}  # rows
 problems = []
 
 
@@ -60,9 +62,9 @@ def seconds(text):
     return int(text[:-1]) * dict(UNITS)[text[-1]]
 
 
-def interval_of(span, least):
+def interval_of(span, least, points):
     """The $__interval of a panel so many points wide, in seconds."""
-    wanted = span.total_seconds() / POINTS
+    wanted = span.total_seconds() / min(points, POINTS)
     return max(next(rounded for limit, rounded in ROUNDED if wanted < limit), least)
 
 
@@ -141,6 +143,16 @@ async def live_hosts(server):
                 f"CASE n % 10 WHEN 0 THEN 'proxy' ELSE 'webapp' END) FROM generate_series(1, {HOSTS}) AS n",
                 options=["-o", "/dev/null"])
     await asyncio.gather(*(host(number + 1) for number in range(HOSTS)))
+    # one makes another wait
+    holder, waiter = [await Connection.open(server.port, local_addr=f"127.0.1.{number}", user="kasmapp") for number in (10, 11)]
+    await holder.query("SELECT pg_advisory_lock(1)")
+    waiting = asyncio.ensure_future(waiter.query("SELECT pg_advisory_xact_lock(1)"))
+    require(await asyncio.get_running_loop().run_in_executor(None, lab.wait_until, lambda: server.rows("SELECT 1 AS n FROM kasm_latency.collateral")),
+            "nobody waits")
+    await holder.query("SELECT pg_advisory_unlock(1)")
+    await waiting
+    for conn in (holder, waiter):
+        await conn.close()
 
 
 def check_structure(dashboard):
@@ -206,7 +218,7 @@ def main(bindir, user):
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
                 for name, span in RANGES.items():
-                    interval = interval_of(span, seconds(panel.get("interval", "1s")))
+                    interval = interval_of(span, seconds(panel.get("interval", "1s")), panel.get("maxDataPoints", POINTS))
                     columns, rows, took = reader.best(expand(target["rawSql"], end - span, end, interval, hosts))
                     print(f"{panel['title']:22} {name:8} step {interval_text(interval):>3} {len(rows):6} rows {took:6.1f} ms")
                     worst[name] = max(worst.get(name, 0), took)
