@@ -34,6 +34,9 @@ SELECT parts(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 15:00Z'));
 SELECT parts(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 14:15Z')) ~ 'No host was different' AS quiet;
 SELECT parts(kasm_latency.report('2026-01-01', '2026-01-02'));
 SELECT split_part(parts(kasm_latency.report('2026-03-01 14:00Z', '2026-03-01 14:00Z')), '<h2>', 1);
+-- a host that was not there before
+INSERT INTO kasm_latency.history (taken_at, host, host_role, verdict, rtt_ms) VALUES ('2026-03-08 14:00Z', 'new', 'webapp', 'out_of_band', 25.2);
+SELECT unnest(regexp_matches(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 14:15Z'), '<p class="conclusion">(.*?)</p>.*?(<tr><th scope="row">new.*?</tr>)'));
 SET kasm_latency.rtt_limit = '200ms';
 SELECT regexp_matches(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 15:00Z'), '<line class="limitline"[^>]*>');
 RESET kasm_latency.rtt_limit;

@@ -289,9 +289,10 @@ AS $$
                    || format('a launch of %s queries in a row takes %s from %s, and would take %s beside the database',
                              coalesce(w.chain_p50, 10), kasm_latency_internal.ms_text(w.launch_ms), w.host,
                              kasm_latency_internal.ms_text(w.launch_ms_colocated))
-                   || coalesce(format('; %s made others wait %s s for its locks',
-                                      CASE WHEN b.host = w.host THEN 'it' ELSE b.host END,
-                                      round(b.made_others_wait_s::numeric, 1)), '')
+                   || CASE WHEN b.host IS NULL THEN ''
+                           ELSE format('; %s made others wait %s s for its locks',
+                                       CASE WHEN b.host = w.host THEN 'it' ELSE b.host END,
+                                       round(b.made_others_wait_s::numeric, 1)) END
                    || CASE WHEN c.doubtful > 0 THEN '; to be looked at as well: ' || c.doubtful_hosts ELSE '' END
                WHEN 'doubtful' THEN
                    format('No host is proven to be too far from the database, but %s a look: %s',

@@ -115,7 +115,7 @@ AS $$
                     THEN format('was %s%s%s', d.verdict,
                                 CASE WHEN d.from_at = d.until_at THEN format(' at %s', to_char(d.from_at, 'HH24:MI'))
                                      ELSE format(' from %s to %s', to_char(d.from_at, 'HH24:MI'), to_char(d.until_at, 'HH24:MI')) END,
-                                coalesce(format(' (before: %s)', d.verdict_before), '')) END,
+                                coalesce(' (before: ' || d.verdict_before || ')', '')) END,
                CASE WHEN d.other_rtt
                     THEN format('round trip up to %s (before: %s)', kasm_latency_internal.ms_text(d.rtt_ms),
                                 kasm_latency_internal.ms_text(d.rtt_before_ms)) END,

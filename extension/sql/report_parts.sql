@@ -261,8 +261,10 @@ AS $$
         || '</tbody></table></div>',
         min(r.compared_with),
         CASE WHEN bool_or(r.differs) THEN
-                 format('%s of %s different; most of all %s: %s',
-                        count(*) FILTER (WHERE r.differs), CASE count(*) WHEN 1 THEN '1 host was' ELSE count(*) || ' hosts were' END,
+                 format('%s different; most of all %s: %s',
+                        CASE WHEN count(*) = 1 THEN 'The one host was'
+                             WHEN count(*) FILTER (WHERE r.differs) = 1 THEN format('1 of %s hosts was', count(*))
+                             ELSE format('%s of %s hosts were', count(*) FILTER (WHERE r.differs), count(*)) END,
                         (array_agg(r.host ORDER BY r.place))[1], (array_agg(r.says ORDER BY r.place))[1])
              WHEN bool_and(r.verdict_before IS NULL) THEN 'There is no history of the time before, so nothing to compare with'
              WHEN count(*) > 0 THEN 'No host was different' END

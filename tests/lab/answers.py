@@ -1,7 +1,8 @@
 """What a DBA is told of four hosts: a Web App nearby, a proxy that has no
 business here, a Web App at 25 ms whose zone only Kasm's own tables know, and
 one at 120 ms; and of two more nearby, one of which runs slow queries, the other
-thinks between its queries.
+thinks between its queries.  In the end the distant one keeps the nearest waiting
+for a lock: now, and as it is told when that is past.
 
     answers.py BINDIR USER          hold all that is said against the truth
     answers.py BINDIR USER show     print it, as psql does
@@ -9,6 +10,7 @@ thinks between its queries.
 import os
 import re
 import sys
+import time
 
 import lab
 from checks import finish, problems, require
@@ -27,8 +29,8 @@ INSERT INTO managers VALUES ('00000000-0000-0000-0000-000000000001', 'webapp-1',
 """
 # what the documentation shows: psql prints no line of these wider than WIDTH
 QUERIES = [
-    """SELECT host, verdict, network_share AS network, server_share AS server, client_share AS client,
-       chain_p50, chain_p50_ms
+    """SELECT host, verdict, network_share AS network, server_share AS server, lock_share AS locks,
+       client_share AS client, chain_p50, chain_p50_ms
 FROM kasm_latency.diagnose()""",
     "SELECT kasm_latency.summary()",
     "SELECT host, conclusion, next_step FROM kasm_latency.diagnose()",
@@ -45,6 +47,19 @@ FROM kasm_latency.placement_plan('webapp-eu')""",
        blocker_waits_for_client AS waits_for_client
 FROM kasm_latency.blocking""",
 ]
+LOCKED = [
+    """SELECT blocking_host, blocking_verdict AS verdict, blocking_rtt_ms AS rtt_ms, waiting_host, waited_s,
+       waited_for_client_s AS for_client_s
+FROM kasm_latency.collateral""",
+    """SELECT host, lock_wait_s, made_others_wait_s FROM kasm_latency.impact""",
+]
+TOLD = [
+    "SELECT host, conclusion, next_step FROM kasm_latency.diagnose('webapp-1')",
+    "SELECT kasm_latency.summary()",
+]
+INCIDENT = """SELECT host, says, compared_with
+FROM kasm_latency.incident(now() - interval '1 hour', now())
+WHERE differs AND host <> '[local]'"""
 
 def near(value, wanted, share):
     return abs(float(value) - wanted) <= share * wanted
@@ -99,19 +114,54 @@ class Answers:
         self.counted = {name: lab.result(client)["exchanges"] for name, client in running.items()}
 
     def block(self):
-        """The distant Web App and the near one update the same row; what
-        "blocking" says while the near one waits."""
-        clients = [self.hosts[name].client("--seconds", "600", "--pause", "0.01", "--update")
-                   for name in ("webapp-eu", "webapp-1")]
+        """The distant Web App and the near one update the same row, until most of
+        the near one's time is waits; what "blocking" says meanwhile."""
+        # as it was before, a week ago: what follows is to be compared with it
+        self.server.psql("SELECT kasm_latency.snapshot()", "UPDATE kasm_latency.history SET taken_at = taken_at - interval '7 days'",
+                         options=["-o", "/dev/null"])
+        clients = [self.hosts[name].client("--seconds", "600", "--pause", pause, "--update")
+                   for name, pause in (("webapp-eu", "0.01"), ("webapp-1", "0.3"))]
         try:
             query = ("SELECT * FROM kasm_latency.blocking WHERE waiting_host = 'webapp-1' "
                      "AND blocking_host = 'webapp-eu' AND blocker_waits_for_client AND waited_ms > 100")
-            found = lab.wait_until(lambda: self.rows(query))
+            require(lab.wait_until(lambda: self.rows(query)), "blocking does not say that webapp-1 waits for webapp-eu")
             self.show(QUERIES[-1])
-            return found
+            bound = "SELECT conclusion FROM kasm_latency.diagnose('webapp-1') WHERE conclusion LIKE 'lock-bound:%'"
+            require(lab.wait_until(lambda: self.rows(bound), 60), "waits do not make webapp-1 lock-bound")
+            if self.showing:
+                time.sleep(15)
         finally:
             for client in clients:
                 lab.stop(client)
+        self.server.psql("SELECT kasm_latency.snapshot()", options=["-o", "/dev/null"])
+
+    def show_locked(self):
+        for query in LOCKED:
+            self.show(query)
+        for query in [*TOLD, INCIDENT]:
+            self.show(query, *([] if "summary" in query else ["-x"]))
+
+    def check_locked(self):
+        """What is said when it is past: by the views, and by what was kept of it."""
+        (pair,) = self.rows("SELECT * FROM kasm_latency.collateral WHERE blocking_host = 'webapp-eu' AND waiting_host = 'webapp-1'")
+        waited = float(pair["waited_s"])
+        impact = self.by_host("kasm_latency.impact")
+        require(near(impact["webapp-1"]["lock_wait_s"], waited, 0.01) and near(impact["webapp-eu"]["made_others_wait_s"], waited, 0.01),
+                f"collateral says {waited} s, impact {impact['webapp-1']} {impact['webapp-eu']}")
+        # of its turns the holder spends all but nothing on the way
+        require(float(pair["waited_for_client_s"]) > 0.9 * waited, f"not for the client: {pair}")
+        (row,) = self.rows(TOLD[0])
+        require(re.match(r"lock-bound: .*waits for locks \d+ % \((9\d|100) % of it held by webapp-eu, 120 ms away\)", row["conclusion"])
+                and "kasm_latency.collateral" in row["next_step"], f"diagnose says {row}")
+        (row,) = self.rows(TOLD[1])
+        require(f"; it made others wait {waited:.1f} s for its locks; " in row["summary"], f"the summary of {waited} s: {row['summary']}")
+        said = {row["host"]: row["says"] for row in self.rows(INCIDENT)}
+        require(list(said)[0] == "webapp-eu" and "made others wait" in said["webapp-eu"], f"incident says {said}")
+        require(re.search(r"waited [\d.]+ s for locks, \d+ % of it for webapp-eu", said.get("webapp-1", "")),
+                f"incident says {said}")
+        for page in ("report()", "report(now() - interval '1 hour', now())"):
+            page = self.server.psql("SELECT kasm_latency." + page, options=["-At"])
+            require(page.isascii() and f"<td>{waited:.1f} s" in page, f"{waited:.1f} s are not in {page}")
 
     def check_hosts(self):
         hosts = self.by_host("kasm_latency.hosts")
@@ -190,6 +240,7 @@ class Answers:
                      "a launch of 12 queries in a row takes 144", "to be looked at as well:",
                      "proxy-1 (unexpected client)", "first: SELECT reason, remedy FROM kasm_latency.flagged WHERE host = 'webapp-eu'."):
             require(part in said, f"the summary does not say {part}: {said}")
+        require("others" not in said, f"nobody waited yet, but {said}")
         (row,) = self.rows("SET kasm_latency.rtt_limit = '1s'; SELECT kasm_latency.summary()")
         require("1 needs a look: proxy-1 (unexpected client); first:" in row["summary"], f"with a far limit: {row['summary']}")
 
@@ -220,11 +271,14 @@ class Answers:
                 self.check_diagnosis()
                 self.check_summary()
                 self.check_plan()
-            require(self.block(), "blocking does not say that webapp-1 waits for webapp-eu")
+            self.block()
+            self.show_locked()
+            if not self.showing:
+                self.check_locked()
         finally:
             self.server.remove()
         if not problems and not self.showing:
-            print("hosts, flagged, impact, diagnose, summary, placement_plan and blocking: ok")
+            print("hosts, flagged, impact, diagnose, summary, placement_plan, blocking, collateral, incident and report: ok")
         return finish()
 
 

@@ -194,5 +194,6 @@ is($node->safe_psql('postgres', q(SELECT count(*) FROM kasm_latency.collateral W
 $node->safe_psql('postgres', 'SELECT kasm_latency.reset()');
 is($node->safe_psql('postgres', $pairs), '0|', 'reset of all');
 unlike($node->safe_psql('postgres', 'SELECT kasm_latency.report()'), qr/Who made whom wait/, 'nobody waited: no part of the report');
+unlike($node->safe_psql('postgres', q(SET kasm_latency.rtt_limit = 0.001; SELECT kasm_latency.summary())), qr/made others/, 'nor of the summary');
 
 done_testing();
