@@ -102,8 +102,9 @@ class Watched:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.returncode, done.stdout.strip()
 
-    def report(self):
-        page = self.server.command("psql", "-qAtX", "-d", "postgres", "-U", "monitor", "-c", "SELECT kasm_latency.report()")
+    def report(self, arguments=""):
+        page = self.server.command("psql", "-qAtX", "-d", "postgres", "-U", "monitor", "-c",
+                                   f"SELECT kasm_latency.report({arguments})")
         require(page.isascii() and page.startswith("<!DOCTYPE html>") and page.endswith("</html>\n"), "the report is cut")
         require(not re.search(r"(src|href)=|url\(|@import|<script|<link", page), "the report is not self-contained")
         return page
@@ -169,6 +170,14 @@ class Watched:
                 if self.keep:
                     lab.shutil.copy(shot, f"{self.keep}.{name}.png")
             self.print_out("wide")
+            # the last hour, as if it were past: the made-up week was different
+            past = self.report("now() - interval '1 hour', now()")
+            require("compared with the same hours of the week before" in past and "1 of 2 hosts was different; most of all &lt;b&gt;" in past
+                    and "round trip up to" in past, "the report of the last hour does not conclude")
+            shot = self.browse(past, "incident", 400)
+            self.print_out("incident")
+            if self.keep:
+                lab.shutil.copy(shot, f"{self.keep}.incident.png")
             if self.keep:
                 with open(self.keep, "w") as file:
                     file.write(page)
