@@ -41,7 +41,7 @@ AS $$
                   'round trip and the median server time; beside the database a round trip takes 0.5 ms.</p>', '')
         || coalesce('<h2>Who made whom wait</h2>' || kasm_latency_internal.report_collateral(since)
                || '<p class="note">Seconds that connections waited for locks, added up over connections; the longest first, twenty at most. '
-                  'While the holder''s next query was on its way, or its client was busy, the database had nothing to do but wait.</p>', '')
+                  'For its client: the holder''s next query was on its way, or its client busy, and the server did nothing but wait for it.</p>', '')
         || '<h2>What to do</h2>' || coalesce(kasm_latency_internal.report_remedies(since), '<p>Nothing: no host is flagged.</p>')
         || '<h2>Over time</h2>' || coalesce(kasm_latency_internal.report_history(now() - interval '7 days', now()),
                '<p>There is no history of the last seven days. ' || kasm_latency_internal.how_to_keep_history() || '</p>')

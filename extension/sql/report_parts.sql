@@ -37,7 +37,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN seconds >= 0.05 THEN round(seconds::numeric, 1) || ' s' ELSE '&ndash;' END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.seconds_cell(double precision) IS 'Sampled seconds in a cell of a table; a dash where there are none';
+COMMENT ON FUNCTION kasm_latency_internal.seconds_cell(double precision) IS 'Seconds in a cell of a table; a dash where there are next to none';
 
 CREATE FUNCTION kasm_latency_internal.report_style()
 RETURNS text
@@ -99,10 +99,10 @@ AS $$
         '<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Exchanges<th scope="col">Lost to the distance'
         '<th scope="col">Transactions waited<th scope="col">Waited for locks<th scope="col">Made others wait'
         '<th scope="col">Queries in a row<th scope="col">A launch takes<th scope="col">Beside the database</tr></thead><tbody>'
-        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s s<td>%s s<td>%s<td>%s<td>%s<td>%s<td>%s</tr>',
+        || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s<td>%s</tr>',
                kasm_latency_internal.html(i.host), replace(i.verdict, '_', ' '), coalesce(kasm_latency_internal.ms_text(i.rtt_ms), '&ndash;'),
-               i.round_trips, i.network_s, i.in_transaction_wait_s, kasm_latency_internal.seconds_cell(i.lock_wait_s),
-               kasm_latency_internal.seconds_cell(i.made_others_wait_s), coalesce(i.chain_p50::text, '&ndash;'),
+               i.round_trips, kasm_latency_internal.seconds_cell(i.network_s), kasm_latency_internal.seconds_cell(i.in_transaction_wait_s),
+               kasm_latency_internal.seconds_cell(i.lock_wait_s), kasm_latency_internal.seconds_cell(i.made_others_wait_s), coalesce(i.chain_p50::text, '&ndash;'),
                coalesce(kasm_latency_internal.ms_text(i.launch_ms), '&ndash;'),
                coalesce(kasm_latency_internal.ms_text(i.launch_ms_colocated), '&ndash;')), '' ORDER BY i.place)
         || '</tbody></table></div>'
@@ -118,7 +118,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT '<div class="wide" role="region" aria-label="Who made whom wait" tabindex="0"><table><thead><tr>'
         '<th scope="col">Who held the lock<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Who waited'
-        '<th scope="col">Waited<th scope="col">While the holder''s next query was on its way</tr></thead><tbody>'
+        '<th scope="col">Waited<th scope="col">Of this for its client</tr></thead><tbody>'
         || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td class="words">%s<td>%s<td>%s</tr>',
                kasm_latency_internal.html(c.blocking_host), coalesce(replace(c.blocking_verdict, '_', ' '), '&ndash;'),
                coalesce(kasm_latency_internal.ms_text(c.blocking_rtt_ms), '&ndash;'),
