@@ -117,7 +117,7 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT '<div class="wide" role="region" aria-label="Who made whom wait" tabindex="0"><table><thead><tr>'
-        '<th scope="col">Who held the lock<th scope="col">Verdict<th scope="col">Round trip<th scope="col">Who waited'
+        '<th scope="col">Who held the lock<th scope="col">Verdict<th scope="col">Round trip<th scope="col" class="words">Who waited'
         '<th scope="col">Waited<th scope="col">Of this for its client</tr></thead><tbody>'
         || string_agg(format('<tr><th scope="row">%s<td>%s<td>%s<td class="words">%s<td>%s<td>%s</tr>',
                kasm_latency_internal.html(c.blocking_host), coalesce(replace(c.blocking_verdict, '_', ' '), '&ndash;'),
