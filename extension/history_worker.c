@@ -89,15 +89,17 @@ history_worker_start(void)
 
 	if (worker_pid(HISTORY_WORKER) != 0)
 	{
-		worker_log_hourly("no snapshot: the one before has not ended", NULL);
+		worker_log_hourly(NULL, "no snapshot: the one before has not ended",
+						  NULL);
 		return;
 	}
 	problem = problem_of_database(database);
 	if (problem != NULL)
 	{
 		snprintf(message, sizeof(message), problem, database);
-		worker_log_hourly(message, "The setting "
-								   "kasm_latency.history_database names it.");
+		worker_log_hourly(NULL, message,
+						  "The setting "
+						  "kasm_latency.history_database names it.");
 		return;
 	}
 
@@ -114,7 +116,8 @@ history_worker_start(void)
 	strlcpy(worker.bgw_type, "kasm_latency history", sizeof(worker.bgw_type));
 	strlcpy(worker.bgw_extra, database, sizeof(worker.bgw_extra));
 	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
-		worker_log_hourly("no history: there is no room for a background "
+		worker_log_hourly(NULL,
+						  "no history: there is no room for a background "
 						  "worker",
 						  "Raise max_worker_processes.");
 }
@@ -142,8 +145,9 @@ take_snapshot(const char *database)
 				 "no history: extension kasm_latency is not in database "
 				 "\"%s\"",
 				 database);
-		worker_log_hourly(message, "CREATE EXTENSION kasm_latency there, or "
-								   "change kasm_latency.history_database.");
+		worker_log_hourly(NULL, message,
+						  "CREATE EXTENSION kasm_latency there, or "
+						  "change kasm_latency.history_database.");
 	}
 	else
 	{
@@ -186,16 +190,21 @@ kasm_latency_history_main(Datum arg)
 	{
 		ErrorData *error;
 		StringInfoData message;
+		char cause[NAMEDATALEN + 10];
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(context);
+
+		/* the same may be worded anew each time: with a block, a process */
+		snprintf(cause, sizeof(cause), "%s %s",
+				 unpack_sql_state(error->sqlerrcode), database);
 		initStringInfo(&message);
 		appendStringInfo(&message, "no snapshot in database \"%s\": %s",
 						 database, error->message);
-		worker_log_hourly(message.data, error->hint);
+		worker_log_hourly(cause, message.data, error->hint);
 	}
 	PG_END_TRY();
 	proc_exit(0);

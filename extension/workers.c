@@ -28,7 +28,7 @@
 
 typedef struct Cause
 {
-	uint32 hash;   /* of its message */
+	uint32 hash;   /* of its name */
 	uint32 minute; /* when it was logged; 0 = never */
 } Cause;
 
@@ -112,10 +112,9 @@ worker_pid(WorkerKind kind)
  * Has that not been said for an hour?  It is now.
  */
 static bool
-claim_line(const char *message)
+claim_line(const char *said)
 {
-	uint32 hash =
-		hash_bytes((const unsigned char *) message, (int) strlen(message));
+	uint32 hash = hash_bytes((const unsigned char *) said, (int) strlen(said));
 	uint32 minute = minutes_now();
 	Cause *cause = NULL;
 	bool claimed;
@@ -141,12 +140,13 @@ claim_line(const char *message)
 }
 
 /*
- * Log why something is not done: once an hour for each such message.
+ * Log why something is not done: once an hour for each cause, which is the
+ * message itself where that is always the same.
  */
 void
-worker_log_hourly(const char *message, const char *hint)
+worker_log_hourly(const char *cause, const char *message, const char *hint)
 {
-	if (claim_line(message))
+	if (claim_line(cause != NULL ? cause : message))
 		ereport(LOG, (errmsg("kasm_latency: %s", message),
 					  hint != NULL ? errhint("%s", hint) : 0));
 }

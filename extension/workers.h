@@ -29,7 +29,8 @@ extern void workers_startup(void);
 
 extern bool worker_begin(WorkerKind kind);
 extern int worker_pid(WorkerKind kind);
-extern void worker_log_hourly(const char *message, const char *hint);
+extern void worker_log_hourly(const char *cause, const char *message,
+							  const char *hint);
 
 #pragma GCC visibility pop
 

@@ -132,6 +132,12 @@ $node->safe_psql('other', q(CREATE EXTENSION kasm_latency;
 refused('other', 'an older version',
 	qr/LOG:  kasm_latency: no snapshot in database "other": function kasm_latency_internal.keep_history\(\) does not exist/);
 $node->safe_psql('other', 'DROP EXTENSION kasm_latency; CREATE EXTENSION kasm_latency');
+# as the name of a temporary file is, with the process in it
+$node->safe_psql('other', q(CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+	'BEGIN RAISE EXCEPTION USING ERRCODE = ''disk_full'', MESSAGE = format(''no space for %s'', pg_backend_pid()); END';
+	CREATE TRIGGER fail BEFORE INSERT ON kasm_latency.history FOR EACH STATEMENT EXECUTE FUNCTION fail()));
+refused('other', 'worded anew each time', qr/LOG:  kasm_latency: no snapshot in database "other": no space for \d+/);
+$node->safe_psql('other', 'DROP FUNCTION fail() CASCADE');
 sql('ALTER DATABASE other ALLOW_CONNECTIONS false');
 refused('other', 'closed', qr/LOG:  kasm_latency: no history: database "other" does not accept connections/);
 sql('ALTER DATABASE other ALLOW_CONNECTIONS true');
