@@ -1,5 +1,6 @@
 # Physical standby and logical replication: walsenders are no clients; a hot
-# standby measures and shows its own.
+# standby measures and shows its own, and watches who waits for whom; history it
+# keeps from when it is promoted.
 use strict;
 use warnings;
 
@@ -21,6 +22,7 @@ $primary->safe_psql('postgres', q(
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "kasm_latency.sample_locks = 0\nkasm_latency.history_interval = 1min\n");
 $standby->start;
 $primary->wait_for_catchup($standby);
 
@@ -46,6 +48,23 @@ like($standby->safe_psql('postgres', 'SELECT kasm_latency.report()'), qr{</html>
 is($status, 0, 'its own figures can be forgotten');
 $client->quit;
 
+# one reload says that lock waits are watched, and history is kept: what comes of the
+# first shows that the second was read too
+$standby->append_conf('postgresql.conf', "kasm_latency.sample_locks = 20ms\nkasm_latency.history_database = 'postgres'\n");
+$standby->reload;
+my $holder = $standby->background_psql('postgres', extra_params => [ '-U', 'probe' ]);
+$holder->query_safe('SELECT pg_advisory_lock(1)');
+my $waiter = $standby->background_psql('postgres', extra_params => [ '-U', 'probe' ]);
+$waiter->query_until(qr/waits/, "\\echo waits\nSELECT pg_advisory_lock(1);\n");
+ok( $standby->poll_query_until('postgres', q(
+		SELECT waited_s > 0.5 AND waited_for_client_s > 0.9 * waited_s FROM kasm_latency.collateral
+		WHERE blocking_host = '[local]' AND waiting_host = '[local]')),
+	'a standby watches who waits for whom');
+$holder->query_safe('SELECT pg_advisory_unlock(1)');
+$_->quit foreach $holder, $waiter;
+is($standby->safe_psql('postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kasm_latency history')),
+	0, 'it keeps no history of its own');
+
 my $subscriber = PostgreSQL::Test::Cluster->new('subscriber');
 $subscriber->init;
 $subscriber->append_conf('postgresql.conf', "shared_preload_libraries = 'kasm_latency'");
@@ -65,6 +84,10 @@ is($primary->safe_psql('postgres', q(SELECT count(*) > 1 FROM pg_stat_replicatio
 $standby->promote;
 is( $standby->safe_psql('postgres', q(SELECT kasm_latency.register_host('10.0.0.1', 'x'))),
 	'', 'promoted, it takes names');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM kasm_latency.history'), 0, 'until then no history was written');
+# at the next full minute
+ok($standby->poll_query_until('postgres', 'SELECT count(*) > 0 FROM kasm_latency.history'), 'and keeps history');
+unlike(slurp_file($standby->logfile), qr/kasm_latency: no (history|snapshot)|background worker/, 'and no line was logged of it');
 unlike(slurp_file($_->logfile), qr/PANIC|TRAP|terminated by signal/, $_->name . ': nothing crashed')
   for $primary, $standby, $subscriber;
 done_testing();
