@@ -1,7 +1,7 @@
 """The queries of docs/monitoring/grafana.json, each run as Grafana would send it
 by a role with pg_monitor, on 50 live hosts and 90 days of their history at 5
 minutes: each answers with rows within 200 ms, for the last six hours and for
-all 90 days.
+all 90 days; and incident() within 300 ms over an hour of them.
 
     grafana.py BINDIR USER
 
@@ -26,6 +26,10 @@ from rawclient import Connection  # noqa: E402
 DASHBOARD = os.path.join(HERE, "..", "..", "docs", "monitoring", "grafana.json")
 BUDGET_MS, RUNS = 200, 8
 DAYS, HOSTS, POINTS = 90, 50, 1000
+INCIDENT_BUDGET_MS = 300
+INCIDENTS = {"an hour": "now() - interval '1 hour'",
+             "an hour long ago": "now() - interval '60 days', now() - interval '60 days' + interval '1 hour'",
+             "a week": "now() - interval '7 days'"}
 RANGES = {"6 hours": datetime.timedelta(hours=6), f"{DAYS} days": datetime.timedelta(days=DAYS)}
 # an interval of up to so many seconds is rounded to that by Grafana
 ROUNDED = [(1.5, 1), (3.5, 2), (7.5, 5), (12.5, 10), (17.5, 15), (25, 20), (45, 30), (90, 60), (210, 120), (450, 300),
@@ -35,8 +39,8 @@ UNITS = [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)]
 FILL = f"""
 INSERT INTO kasm_latency.history (taken_at, host, host_role, zone, verdict, round_trips, transactions, rtt_ms, hidden_ms,
                                   turnaround_p10_ms, turnaround_p50_ms, turnaround_p95_ms, server_p50_ms, server_p95_ms,
-                                  blocks, far_blocks, network_s, in_transaction_wait_s,
-                                  lock_wait_s, waited_for, made_others_wait_s, network_share, server_share, client_share, chain_p50, chain_p50_ms, span)
+                                  blocks, far_blocks, network_s, in_transaction_wait_s, lock_wait_s, waited_for, made_others_wait_s,
+                                  network_share, server_share, lock_share, client_share, chain_p50, chain_p50_ms, span)
 SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3,
        CASE WHEN f.rtt_ms >= 10 THEN 'out_of_band' WHEN f.hidden_ms IS NOT NULL THEN 'unproven' ELSE 'in_band' END,
        3000, 250, f.rtt_ms, f.hidden_ms,
@@ -44,7 +48,7 @@ SELECT t, 'webapp-' || n, 'webapp', 'zone-' || n % 3,
        250, CASE WHEN n % 10 < 2 THEN 25 ELSE 0 END, 3 * f.rtt_ms, 2.75 * f.rtt_ms,
        -- each waits for the far ones, and for itself
        60, (SELECT jsonb_object_agg('webapp-' || m, 10) FROM unnest(ARRAY[n, 10, 20, 30, 40, 50]) AS m), CASE n % 10 WHEN 0 THEN 490 ELSE 0 END,
-       0.9, 0.05, 0.05, 12, 13 * f.rtt_ms, '15 min'
+       0.9, 0.02, 0.03, 0.05, 12, 13 * f.rtt_ms, '15 min'
 FROM (SELECT t, generate_series(1, {HOSTS}) AS n
       FROM generate_series(date_trunc('minute', now()) - interval '{DAYS} days', now(), '5 min') AS t) AS s
 CROSS JOIN LATERAL (SELECT CASE n % 10 WHEN 0 THEN 120 ELSE 0.3 + n % 5 END + random() AS rtt_ms,
@@ -119,14 +123,14 @@ class Reader:
             took = self.worked_ms() - before
             return [column.name for column in cursor.description], cursor.fetchall(), took
 
-    def best(self, sql):
+    def best(self, sql, budget_ms=BUDGET_MS):
         """The same, of the best run: the first that is well within the budget,
         or of all."""
         best = None
         for _ in range(RUNS):
             columns, rows, took = self.run(sql)
             best = took if best is None else min(best, took)
-            if best < 0.75 * BUDGET_MS:
+            if best < 0.75 * budget_ms:
                 break
         return columns, rows, best
 
@@ -225,6 +229,12 @@ def main(bindir, user):
                     require(took < BUDGET_MS, f"{panel['title']} over {name} takes {took:.0f} ms")
                     require(rows, f"{panel['title']} over {name}: no rows")
                     check_answer(panel["title"], target, columns, rows, span)
+        for name, at in INCIDENTS.items():
+            _, rows, took = reader.best(f"SELECT * FROM kasm_latency.incident({at})", INCIDENT_BUDGET_MS)
+            print(f"{'incident()':22} {name:16} {len(rows):6} rows {took:6.1f} ms")
+            require(len(rows) == HOSTS, f"incident() over {name}: {len(rows)} rows")
+            # a week is shown only: it is read twice, with all that is in it
+            require(took < INCIDENT_BUDGET_MS or name == "a week", f"incident() over {name} takes {took:.0f} ms")
         reader.conn.close()
     finally:
         server.remove()
