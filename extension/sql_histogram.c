@@ -307,22 +307,83 @@ kasm_latency_histogram_cells(PG_FUNCTION_ARGS)
 #define QUANTILES 250
 
 /*
- * pool_times(durations, lengths bytea, gain_ms, launches_per_s float8, pool
- * integer): how long launches take, their wait for a connection of the pool
- * included, where so many arrive: median and 95th percentile.  Each loses
- * gain_ms by exchange: the longest are taken to have the most.  No row of empty
- * histograms; NULLs where the pool cannot carry that.
+ * How long launches hold a connection, from short to long, where each of their
+ * exchanges takes gain_us less than it did: the mean.  -1 of empty histograms.
+ *
+ * The longest are taken to have the most exchanges.  What is left when the gain
+ * is taken off may be a thirtieth of what was measured, and then the width of a
+ * cell is more than the whole of it.  So a launch is taken to last as long as
+ * the mean exchange does, times its exchanges, as far as its cell allows; and
+ * what comes out has the mean that the exact sums have.
+ */
+static double
+service_times(const Histogram *durations, const Histogram *lengths,
+			  double mean_length, double gain_us, double *service_us)
+{
+	double us[QUANTILES];
+	double length[QUANTILES];
+	double mean_us = 0;
+	double length_found = 0;
+	double left_us = 0;
+	uint64 n = 0;
+
+	if (histogram_percentile(durations->counts, 0.5, NO_SUM) < 0 ||
+		histogram_percentile_whole(lengths->counts, 0.5) < 0)
+		return -1;
+	for (int i = 0; i < QUANTILES; i++)
+	{
+		double fraction = (i + 0.5) / QUANTILES;
+
+		us[i] = histogram_percentile(durations->counts, fraction,
+									 durations->sum_us);
+		length[i] =
+			(double) histogram_percentile_whole(lengths->counts, fraction);
+		mean_us += us[i] / QUANTILES;
+		length_found += length[i] / QUANTILES;
+	}
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+		n += durations->counts[i];
+	if (durations->sum_us > 0)
+		mean_us = (double) durations->sum_us / (double) n;
+
+	for (int i = 0; i < QUANTILES; i++)
+	{
+		int cell = (int) histogram_cell((uint64) us[i]);
+
+		/* of long ones the cell's lowest is known */
+		length[i] *= mean_length / length_found;
+		if (cell + 1 < HISTOGRAM_CELLS)
+			us[i] = Min(Max(length[i] * mean_us / mean_length,
+							(double) histogram_cell_start(cell)),
+						(double) histogram_cell_start(cell + 1));
+		/* a launch that waits for nothing still takes a while */
+		service_us[i] = Max(us[i] - gain_us * length[i], 1);
+		left_us += service_us[i] / QUANTILES;
+	}
+	mean_us = Max(mean_us - gain_us * mean_length, 1);
+	for (int i = 0; i < QUANTILES; i++)
+		service_us[i] *= mean_us / left_us;
+	return mean_us;
+}
+
+/*
+ * pool_times(durations, lengths bytea, mean_length, gain_ms, launches_per_s
+ * float8, pool integer): how long launches take, their wait for a connection of
+ * the pool included, where so many arrive and each exchange takes gain_ms less:
+ * median and 95th percentile.  No row of empty histograms; NULLs where the pool
+ * cannot carry that.
  */
 Datum
 kasm_latency_pool_times(PG_FUNCTION_ARGS)
 {
 	Histogram durations;
 	Histogram lengths;
-	double gain_us = PG_GETARG_FLOAT8(2) * 1000.0;
-	double arrivals_per_us = PG_GETARG_FLOAT8(3) / 1e6;
-	int pool = PG_GETARG_INT32(4);
-	double *service_us = palloc(sizeof(double) * QUANTILES);
-	double mean_us = 0;
+	double mean_length = PG_GETARG_FLOAT8(2);
+	double gain_us = PG_GETARG_FLOAT8(3) * 1000.0;
+	double arrivals_per_us = PG_GETARG_FLOAT8(4) / 1e6;
+	int pool = PG_GETARG_INT32(5);
+	double service_us[QUANTILES];
+	double mean_us;
 	QueueTimes times;
 	Row row = { .n = 0 };
 
@@ -331,24 +392,17 @@ kasm_latency_pool_times(PG_FUNCTION_ARGS)
 						errmsg("pool must be between 1 and %d, and arrivals "
 							   "not negative",
 							   QUEUE_MAX_POOL)));
+	if (!(mean_length >= 1))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("a chain has one exchange at least")));
 	compat_init_materialized_srf(fcinfo);
 	histogram_argument(fcinfo, 0, &durations);
 	histogram_argument(fcinfo, 1, &lengths);
-	if (histogram_percentile(durations.counts, 0.5, NO_SUM) < 0 ||
-		histogram_percentile_whole(lengths.counts, 0.5) < 0)
+	mean_us =
+		service_times(&durations, &lengths, mean_length, gain_us, service_us);
+	if (mean_us < 0)
 		return (Datum) 0;
 
-	for (int i = 0; i < QUANTILES; i++)
-	{
-		double fraction = (i + 0.5) / QUANTILES;
-		double us =
-			histogram_percentile(durations.counts, fraction, durations.sum_us);
-		int64 length = histogram_percentile_whole(lengths.counts, fraction);
-
-		/* a launch that waits for nothing still takes a while */
-		service_us[i] = Max(us - gain_us * (double) length, 1);
-		mean_us += service_us[i] / QUANTILES;
-	}
 	add_value(&row, Float8GetDatum(mean_us / 1000.0));
 	if (arrivals_per_us > 0 && mean_us * arrivals_per_us < pool)
 	{

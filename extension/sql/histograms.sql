@@ -69,9 +69,10 @@ AS 'MODULE_PATHNAME', 'kasm_latency_histogram_cells';
 COMMENT ON FUNCTION kasm_latency_internal.histogram_cells(bytea) IS 'The cells of a histogram, from the first to the last that is not empty';
 
 CREATE FUNCTION kasm_latency_internal.pool_times(
-    durations bytea, lengths bytea, gain_ms double precision, launches_per_s double precision, pool integer,
+    durations bytea, lengths bytea, mean_length double precision, gain_ms double precision, launches_per_s double precision,
+    pool integer,
     OUT held_ms double precision, OUT p50_ms double precision, OUT p95_ms double precision)
 RETURNS SETOF record
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 1 COST 1000000
 AS 'MODULE_PATHNAME', 'kasm_latency_pool_times';
-COMMENT ON FUNCTION kasm_latency_internal.pool_times(bytea, bytea, double precision, double precision, integer) IS 'How long a launch holds a connection in the mean, and how long it takes with its wait for one, simulated: chains of these durations and lengths, each gain_ms shorter by exchange, arriving at random; NULL where the pool cannot carry that';
+COMMENT ON FUNCTION kasm_latency_internal.pool_times(bytea, bytea, double precision, double precision, double precision, integer) IS 'How long a launch holds a connection in the mean, and how long it takes with its wait for one, simulated: chains of these durations and lengths, these of that exact mean, each gain_ms shorter by exchange, arriving at random; NULL where the pool cannot carry that';
