@@ -44,6 +44,13 @@ done
 grep -rn 'kasm_latency_internal' README.md docs --include='*.md' --include='*.yml' --include='*.json' |
 	grep -v '^docs/\(reference\|architecture\|measurement\)\.md:' && complain "this is internal"
 
+# what runs with the owner's rights, and what that could be misused for, is in docs/SECURITY.md
+for function in $(awk '/^CREATE FUNCTION/ { name = $3; sub(/\(.*/, "", name) }
+	/SECURITY DEFINER/ { print name }' extension/sql/*.sql | sort -u); do
+	grep -qE "^\|.*\`${function#kasm_latency.}\([a-z]*\)\`.* \| yes \|" docs/SECURITY.md ||
+		complain "$function is SECURITY DEFINER, and not in docs/SECURITY.md as such"
+done
+
 # settings are defined, and documented, in the same order
 diff <(grep -ohE '"kasm_latency\.[a-z_]+",' extension/kasm_latency.c | tr -d '",') \
 	<(grep -oE '^\| `kasm_latency\.[a-z_]+`' docs/reference.md | tr -d '|` ') >/dev/null ||
