@@ -9,6 +9,8 @@
 #	make test-matrix    on other versions of PostgreSQL
 #	make bench          what it costs, beside other extensions
 #	make lint           style and static checks
+#	make dist           an archive of the source, with checksums
+#	make deb            Debian packages, for each server that is installed
 
 MODULE_big = kasm_latency
 OBJS = \

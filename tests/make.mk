@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c)
 
-.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format reference
+.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format reference dist deb
 
 demo:
 	@$(RUN) demo
@@ -29,6 +29,14 @@ lab:
 
 bench:
 	@$(RUN) bench
+
+# what is handed out goes to dist/
+dist:
+	@extension/packaging/package.sh dist
+
+# VERSIONS="15 17" for some
+deb:
+	@extension/packaging/package.sh deb $(VERSIONS)
 
 # other versions of clang-format format otherwise
 lint:

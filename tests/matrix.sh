@@ -79,7 +79,7 @@ make_root() { # RELEASE
 copy_tree() { # ROOT
 	rm -rf "$1/kasm_latency" "$1"/tmp/kasm_latency.*
 	mkdir "$1/kasm_latency"
-	tar -C "$top" --exclude=.git --exclude='*.o' --exclude='*.so' --exclude=tmp_check -cf - . |
+	tar -C "$top" --exclude=.git --exclude=./dist --exclude='*.o' --exclude='*.so' --exclude=tmp_check -cf - . |
 		tar -C "$1/kasm_latency" --no-same-owner -xf -
 	cp /etc/resolv.conf "$1/etc/resolv.conf"
 	printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >"$1/etc/hosts"

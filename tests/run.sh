@@ -17,7 +17,7 @@ what=${1:?demo, lab, bench or test}
 shift
 
 case $what in
-	test) parts=${*:-lint regress tap fuzz lab answers watched monitoring cost} needs=$parts ;;
+	test) parts=${*:-lint regress tap fuzz lab answers watched monitoring packages cost} needs=$parts ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -54,7 +54,7 @@ as_root() {
 
 # ----- the copy
 
-tar -C "$top" --exclude=.git --exclude='*.o' --exclude='*.so' --exclude=tmp_check -cf - . |
+tar -C "$top" --exclude=.git --exclude=./dist --exclude='*.o' --exclude='*.so' --exclude=tmp_check -cf - . |
 	(mkdir "$work/tree" && tar -C "$work/tree" -xf -)
 [ "$(id -u)" != 0 ] || chown -R "$user:$(id -g "$user")" "$work"
 chmod 755 "$work"
@@ -127,6 +127,20 @@ part_monitoring() {
 	as_user promtool test rules "$tree"/tests/monitoring/*_test.yml &&
 		as_user /usr/bin/python3 "$tree/tests/monitoring/grafana.py" "$bindir" "$user" &&
 		in_lab ../monitoring/prometheus.py
+}
+
+# what is handed out: the archive, and Debian's packages in a fresh root
+part_packages() {
+	local dist=$work/dist status=0
+	as_user mkdir "$dist" && as_user "$tree/tests/packages.sh" archive "$PG_CONFIG" "$dist" || return 1
+	{ as_user "$tree/tests/packages.sh" deb "$dist" && as_root "$tree/tests/packages.sh" root "$dist"; } >"$work/deb.out" 2>&1 ||
+		status=$?
+	if [ "$status" = 77 ]; then
+		sed -i '$ s/^/# NOT RUN: /' "$work/deb.out"
+		status=0
+	fi
+	cat "$work/deb.out"
+	return "$status"
 }
 
 # what takes minutes: make test-long

@@ -105,6 +105,16 @@ if asked lint; then
 	want clang-format program clang-format
 	want cppcheck program cppcheck
 fi
+if asked packages; then
+	want zip program zip
+	want unzip program unzip
+	want dpkg-dev program dpkg-buildpackage
+	want debhelper program dh
+	want postgresql-server-dev-all program pg_buildext
+	want mmdebstrap program mmdebstrap
+	want debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
+	want libipc-run-perl perl -MIPC::Run -e 1
+fi
 if asked builds; then
 	want dpkg-dev program dpkg-source
 	want bzip2 program bzip2
