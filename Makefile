@@ -49,7 +49,7 @@ $(OBJS): $(wildcard $(top)/extension/*.h)
 # The install script, layer by layer: each file uses only those before it, and
 # its head says what belongs there.
 SQL_PARTS = schemas figures histograms settings arithmetic names rules clients hosts \
-	relations collateral impact probe forecast history incident monitoring report_parts report privileges
+	relations collateral impact probe forecast history incident monitoring report_parts report_forecast report privileges
 
 EXTENSION = extension/kasm_latency
 DATA_built = extension/kasm_latency--1.0.sql

@@ -43,6 +43,7 @@ AS $$
                || '<p class="note">Seconds that connections waited for locks, added up over connections; the longest first, twenty at most. '
                   'For its client: the holder''s next query was on its way, or its client busy, and the server did nothing but wait for it.</p>', '')
         || '<h2>What to do</h2>' || coalesce(kasm_latency_internal.report_remedies(since), '<p>Nothing: no host is flagged.</p>')
+        || coalesce('<h2>When the load grows</h2>' || kasm_latency_internal.report_forecast(since), '')
         || '<h2>Over time</h2>' || coalesce(kasm_latency_internal.report_history(now() - interval '7 days', now()),
                '<p>There is no history of the last seven days. ' || kasm_latency_internal.how_to_keep_history() || '</p>')
         || coalesce('<h2>How turnarounds are spread</h2>' || kasm_latency_internal.report_distributions(since), ''))
