@@ -34,9 +34,12 @@ SELECT parts(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 15:00Z'));
 SELECT parts(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 14:15Z')) ~ 'No host was different' AS quiet;
 SELECT parts(kasm_latency.report('2026-01-01', '2026-01-02'));
 SELECT split_part(parts(kasm_latency.report('2026-03-01 14:00Z', '2026-03-01 14:00Z')), '<h2>', 1);
--- a host that was not there before
-INSERT INTO kasm_latency.history (taken_at, host, host_role, verdict, rtt_ms) VALUES ('2026-03-08 14:00Z', 'new', 'webapp', 'out_of_band', 25.2);
+-- hosts that were not there before, one of them worth a word; and one that had little to do
+INSERT INTO kasm_latency.history (taken_at, host, host_role, verdict, rtt_ms) VALUES
+    ('2026-03-08 14:00Z', 'new', 'webapp', 'out_of_band', 25.2), ('2026-03-08 14:00Z', 'newer', 'webapp', 'floor_only', 0.3),
+    ('2026-03-08 14:00Z', 'quiet', 'webapp', 'floor_only', 0.3), ('2026-03-01 14:00Z', 'quiet', 'webapp', 'in_band', 0.3);
 SELECT unnest(regexp_matches(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 14:15Z'), '<p class="conclusion">(.*?)</p>.*?(<tr><th scope="row">new.*?</tr>)'));
+SELECT host, says, differs FROM kasm_latency.incident('2026-03-08 14:00Z', '2026-03-08 14:15Z');
 SET kasm_latency.rtt_limit = '200ms';
 SELECT regexp_matches(kasm_latency.report('2026-03-08 14:00Z', '2026-03-08 15:00Z'), '<line class="limitline"[^>]*>');
 RESET kasm_latency.rtt_limit;

@@ -101,7 +101,8 @@ AS $$
     differences AS (
         SELECT f.*,
                f.verdict IS DISTINCT FROM f.verdict_before
-                   AND (nv.severity IN ('critical', 'warning') OR bv.severity IN ('critical', 'warning')) AS other_verdict,
+                   -- most have none
+                   AND (coalesce(nv.severity, '') || coalesce(bv.severity, '')) ~ 'critical|warning' AS other_verdict,
                coalesce(abs(f.rtt_ms - f.rtt_before_ms) > 1 + 0.25 * f.rtt_before_ms, false) AS other_rtt,
                coalesce(f.chain_p50_ms > 5 + 1.5 * f.chain_p50_before_ms, false) AS slower,
                coalesce(f.lock_wait_s > 1 + 2 * coalesce(f.lock_wait_before_s, 0), false) AS waited,
