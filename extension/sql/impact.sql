@@ -215,14 +215,19 @@ RETURNS TABLE (
 LANGUAGE sql VOLATILE ROWS 200
 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- of each host's waits, the part that one host is to blame for
-    WITH held AS MATERIALIZED (
+    WITH impact AS MATERIALIZED (
+        SELECT * FROM kasm_latency_internal.host_impact(NULL)),
+    -- of each host's waits, the part that one host is to blame for; its floor may be older than its distance
+    held AS MATERIALIZED (
         SELECT DISTINCT ON (c.waiting_host) c.waiting_host,
-               format('%s %% of it held by %s%s',
+               format('%s %% of it held by %s',
                       round(100 * c.waited_s / nullif(sum(c.waited_s) OVER (PARTITION BY c.waiting_host), 0)),
-                      CASE WHEN c.blocking_host = c.waiting_host THEN 'itself' ELSE c.blocking_host END,
-                      coalesce(', ' || kasm_latency_internal.ms_text(c.blocking_rtt_ms) || ' away', '')) AS says
+                      CASE WHEN c.blocking_host = c.waiting_host THEN 'itself'
+                           WHEN c.blocking_verdict = 'unproven' AND b.hidden_ms IS NOT NULL
+                           THEN format('%s, maybe %s away', c.blocking_host, kasm_latency_internal.ms_text(b.hidden_ms))
+                           ELSE concat_ws(', ', c.blocking_host, kasm_latency_internal.ms_text(c.blocking_rtt_ms) || ' away') END) AS says
         FROM kasm_latency.collateral AS c
+        LEFT JOIN impact AS b ON b.host = c.blocking_host
         ORDER BY c.waiting_host, c.waited_s DESC, c.blocking_host)
     SELECT i.host, i.verdict, i.network_share, i.server_share, i.lock_share, i.client_share, i.chain_p50, i.chain_p50_ms,
            kasm_latency_internal.diagnosis(
@@ -230,14 +235,16 @@ AS $$
                i.network_share, i.server_share, i.lock_share, i.client_share, b.says, i.rtt_ms, i.verdict, i.hidden_ms),
            kasm_latency_internal.next_step(c.bound, i.host,
                                            i.judged AND coalesce(v.severity IN ('critical', 'warning'), false), i.hidden_ms)
-    FROM kasm_latency_internal.host_impact(NULL) AS i
+    FROM impact AS i
     JOIN kasm_latency.verdicts AS v ON v.verdict = i.verdict
     LEFT JOIN held AS b ON b.waiting_host = i.host
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN i.chains = 0 THEN 'no data'
-            -- queries that take less than the limit on average make nobody wait
-            WHEN i.round_trip_in_chain_ms < kasm_latency_internal.limit_ms() THEN 'healthy'
+            -- queries that take less than the limit on average make nobody wait; but for a lock a run waits once, and long
+            WHEN i.round_trip_in_chain_ms < kasm_latency_internal.limit_ms()
+             AND (i.lock_share > greatest(i.network_share, i.server_share, i.client_share)
+                  AND i.lock_share * i.chain_mean_ms >= kasm_latency_internal.limit_ms()) IS NOT TRUE THEN 'healthy'
             WHEN i.network_share >= greatest(i.server_share, i.lock_share, i.client_share) THEN 'network-bound'
             WHEN i.lock_share >= greatest(i.server_share, i.client_share) THEN 'lock-bound'
             WHEN i.server_share >= i.client_share THEN 'server-bound'
