@@ -40,6 +40,27 @@ SELECT count(*), count(DISTINCT p.taken_at) FROM kasm_latency.history_points('20
 SELECT count(*) FROM kasm_latency.history_points('2026-01-01 06:00Z', '2026-01-01 00:00Z', '1 min');
 SELECT count(*) FROM kasm_latency.history_points(now(), now(), '0');
 
+-- a minute that is past, of 15 minutes' snapshots every 5: each second counts once, whatever number of snapshots has it
+TRUNCATE kasm_latency.history;
+INSERT INTO kasm_latency.history (taken_at, host, host_role, verdict, rtt_ms, network_s, lock_wait_s, waited_for, made_others_wait_s,
+                                  network_share, server_share, lock_share, client_share, chain_p50, chain_p50_ms, span)
+SELECT t, h.host, 'webapp', CASE WHEN far AND h.eu THEN 'out_of_band' ELSE 'in_band' END, CASE WHEN far AND h.eu THEN 120 ELSE 1 END,
+       CASE WHEN far AND h.eu THEN 123 ELSE 15 END, CASE WHEN far AND NOT h.eu THEN 45 ELSE 0 END,
+       CASE WHEN far AND NOT h.eu THEN '{"webapp-eu": 40.5, "webapp-1": 4.5}'::jsonb END, CASE WHEN far AND h.eu THEN 40.5 ELSE 0 END,
+       0.5, 0.1, CASE WHEN far AND NOT h.eu THEN 0.3 ELSE 0 END, 0.1, 12, 20, '15 min'
+FROM generate_series(timestamptz '2026-01-01 00:00', '2026-01-01 06:00', '5 min') AS t,
+     LATERAL (SELECT t > '2026-01-01 05:00' AND t <= '2026-01-01 05:15' AS far) AS f,
+     (VALUES ('webapp-eu', true), ('webapp-1', false), ('webapp-2', NULL)) AS h (host, eu);
+\x on
+SELECT host, says, verdict, verdict_before, from_at, until_at, rtt_ms, rtt_before_ms, network_s, network_before_s, lock_wait_s,
+       made_others_wait_s, differs, compared_with
+FROM kasm_latency.incident('2026-01-01 05:01', '2026-01-01 05:30');
+\x off
+-- the same, asked of two days, when it was unproven
+UPDATE kasm_latency.history SET verdict = 'unproven', rtt_ms = 1, hidden_ms = 120 WHERE verdict = 'out_of_band';
+SELECT says, compared_with FROM kasm_latency.incident('2026-01-01 00:00', '2026-01-02 06:00') WHERE host = 'webapp-eu';
+SELECT kasm_latency.incident(NULL);
+
 -- checks: this session is the only client, by a Unix-domain socket
 SELECT kasm_latency.assert_in_band();
 SELECT kasm_latency.assert_in_band('warning');

@@ -5,7 +5,7 @@
 CREATE FUNCTION kasm_latency_internal.history_over(first_at timestamptz, last_at timestamptz)
 RETURNS TABLE (
     host text, snapshots bigint, verdict text, usual_verdict text, from_at timestamptz, until_at timestamptz,
-    rtt_ms double precision, usual_rtt_ms double precision,
+    rtt_ms double precision, usual_rtt_ms double precision, hidden_ms double precision,
     network_share double precision, server_share double precision, lock_share double precision, client_share double precision,
     chain_p50 integer, chain_p50_ms double precision, usual_chain_p50_ms double precision,
     network_s double precision, lock_wait_s double precision, made_others_wait_s double precision, waited_for text)
@@ -39,7 +39,7 @@ AS $$
         ORDER BY w.host, w.waited_s DESC, w.blocking_host)
     SELECT s.host, count(*), w.verdict, mode() WITHIN GROUP (ORDER BY s.verdict),
            min(s.taken_at) FILTER (WHERE s.verdict = w.verdict), max(s.taken_at) FILTER (WHERE s.verdict = w.verdict),
-           max(s.rtt_ms), percentile_cont(0.5) WITHIN GROUP (ORDER BY s.rtt_ms),
+           max(s.rtt_ms), percentile_cont(0.5) WITHIN GROUP (ORDER BY s.rtt_ms), max(s.hidden_ms) FILTER (WHERE s.verdict = w.verdict),
            m.network_share, m.server_share, m.lock_share, m.client_share, m.chain_p50, m.chain_p50_ms,
            percentile_cont(0.5) WITHIN GROUP (ORDER BY s.chain_p50_ms),
            sum(s.network_s * s.part), sum(s.lock_wait_s * s.part), sum(s.made_others_wait_s * s.part), l.says
@@ -76,7 +76,8 @@ RETURNS TABLE (
     rtt_ms double precision, rtt_before_ms double precision,
     network_share double precision, server_share double precision, lock_share double precision, client_share double precision,
     chain_p50 integer, chain_p50_ms double precision, chain_p50_before_ms double precision,
-    network_s double precision, lock_wait_s double precision, lock_wait_before_s double precision,
+    network_s double precision, network_before_s double precision,
+    lock_wait_s double precision, lock_wait_before_s double precision,
     made_others_wait_s double precision, made_others_wait_before_s double precision,
     differs boolean, compared_with text)
 LANGUAGE sql STABLE ROWS 50
@@ -91,7 +92,7 @@ AS $$
     figures AS (
         SELECT n.*, c.says AS compared_with,
                b.host IS NOT NULL AS known, b.usual_verdict AS verdict_before, b.usual_rtt_ms AS rtt_before_ms,
-               b.usual_chain_p50_ms AS chain_p50_before_ms, b.lock_wait_s AS lock_wait_before_s,
+               b.usual_chain_p50_ms AS chain_p50_before_ms, b.network_s AS network_before_s, b.lock_wait_s AS lock_wait_before_s,
                b.made_others_wait_s AS made_others_wait_before_s
         FROM compared AS c
         CROSS JOIN LATERAL kasm_latency_internal.history_over(c.first_at, incident.last_at) AS n
@@ -113,32 +114,40 @@ AS $$
     SELECT d.host,
            coalesce(nullif(concat_ws('; ',
                CASE WHEN d.other_verdict
-                    THEN format('was %s%s%s', d.verdict,
-                                CASE WHEN d.from_at = d.until_at THEN format(' at %s', to_char(d.from_at, 'HH24:MI'))
-                                     ELSE format(' from %s to %s', to_char(d.from_at, 'HH24:MI'), to_char(d.until_at, 'HH24:MI')) END,
+                    THEN format('was %s%s in the snapshot%s%s', d.verdict,
+                                coalesce(', with something maybe ' || kasm_latency_internal.ms_text(d.hidden_ms) || ' away behind it,', ''),
+                                CASE WHEN d.from_at = d.until_at THEN format(' of %s', to_char(d.from_at, t.format))
+                                     ELSE format('s from %s to %s', to_char(d.from_at, t.format), to_char(d.until_at, t.format)) END,
                                 coalesce(' (before: ' || d.verdict_before || ')', '')) END,
                CASE WHEN d.other_rtt
-                    THEN format('round trip up to %s (before: %s)', kasm_latency_internal.ms_text(d.rtt_ms),
-                                kasm_latency_internal.ms_text(d.rtt_before_ms)) END,
+                    THEN format('round trip up to %s (before: %s), in all %s s lost to the distance (before: %s s)',
+                                kasm_latency_internal.ms_text(d.rtt_ms), kasm_latency_internal.ms_text(d.rtt_before_ms),
+                                round(d.network_s::numeric, 1), round(d.network_before_s::numeric, 1)) END,
                CASE WHEN d.slower
-                    THEN format('a run of %s queries took up to %s (before: %s), network %s %%, server %s %%, waits for locks %s %%, client %s %% of it',
-                                d.chain_p50, kasm_latency_internal.ms_text(d.chain_p50_ms),
+                    THEN format('%s took up to %s (before: %s), network %s %%, server %s %%, waits for locks %s %%, client %s %% of it',
+                                CASE d.chain_p50 WHEN 1 THEN 'a query' ELSE format('a run of %s queries', d.chain_p50) END, kasm_latency_internal.ms_text(d.chain_p50_ms),
                                 kasm_latency_internal.ms_text(d.chain_p50_before_ms),
                                 round(100 * d.network_share), round(100 * d.server_share),
                                 round(100 * coalesce(d.lock_share, 0)), round(100 * d.client_share)) END,
                CASE WHEN d.waited
-                    THEN format('waited %s s for locks%s', round(d.lock_wait_s::numeric, 1), coalesce(', ' || d.waited_for, '')) END,
+                    THEN format('waited %s s for locks%s%s', round(d.lock_wait_s::numeric, 1),
+                                coalesce(' (before: ' || round(d.lock_wait_before_s::numeric, 1) || ' s)', ''),
+                                coalesce(', ' || d.waited_for, '')) END,
                CASE WHEN d.made_wait
-                    THEN format('made others wait %s s for its locks', round(d.made_others_wait_s::numeric, 1)) END), ''),
+                    THEN format('made others wait %s s for its locks%s', round(d.made_others_wait_s::numeric, 1),
+                                coalesce(' (before: ' || round(d.made_others_wait_before_s::numeric, 1) || ' s)', '')) END), ''),
                CASE WHEN d.known THEN 'no different' ELSE 'was not there before: nothing to compare it with' END),
            d.verdict, d.verdict_before, d.from_at, d.until_at, d.rtt_ms, d.rtt_before_ms,
            d.network_share, d.server_share, d.lock_share, d.client_share,
            d.chain_p50, d.chain_p50_ms, d.chain_p50_before_ms,
-           kasm_latency_internal.rounded(d.network_s, 3),
+           kasm_latency_internal.rounded(d.network_s, 3), kasm_latency_internal.rounded(d.network_before_s, 3),
            kasm_latency_internal.rounded(d.lock_wait_s, 3), kasm_latency_internal.rounded(d.lock_wait_before_s, 3),
            kasm_latency_internal.rounded(d.made_others_wait_s, 3), kasm_latency_internal.rounded(d.made_others_wait_before_s, 3),
            x.differs, d.compared_with
     FROM differences AS d
+    -- what is longer than a day needs the date
+    CROSS JOIN (SELECT CASE WHEN incident.last_at - incident.first_at <= interval '1 day' THEN 'HH24:MI'
+                            ELSE 'YYYY-MM-DD HH24:MI' END) AS t (format)
     CROSS JOIN LATERAL (SELECT d.other_verdict OR d.other_rtt OR d.slower OR d.waited OR d.made_wait) AS x (differs)
     ORDER BY x.differs DESC, d.made_others_wait_s DESC NULLS LAST, d.other_verdict DESC, d.lock_wait_s DESC NULLS LAST, d.host
 $$;
