@@ -17,7 +17,7 @@ what=${1:?demo, lab, bench or test}
 shift
 
 case $what in
-	test) parts=${*:-lint regress tap fuzz lab answers watched monitoring packages cost} needs=$parts ;;
+	test) parts=${*:-lint regress tap fuzz lab answers everybody watched monitoring packages cost} needs=$parts ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -110,6 +110,11 @@ part_lab() {
 # what a DBA is told of hosts whose distance, load and locks are known
 part_answers() {
 	in_lab answers.py
+}
+
+# a host moves away for a minute: who waits for it, by its clients' clocks and ours
+part_everybody() {
+	in_lab everybody.py
 }
 
 # a far host comes and goes: pg_cron, cron, Nagios' check, the report in a browser

@@ -92,8 +92,8 @@ class Answers:
         kasm = self.hosts["webapp-3.example.com"]
         lab.name_hosts({kasm.addr: kasm.name})
         self.server.start()
-        self.server.psql("SET ROLE kasmapp", KASM_TABLES, "CREATE TABLE launched (n int)",
-                         "INSERT INTO launched VALUES (0)", options=["-d", "kasm"])
+        self.server.psql("SET ROLE kasmapp", KASM_TABLES, "CREATE TABLE launched (id int, n int)",
+                         "INSERT INTO launched VALUES (1, 0)", options=["-d", "kasm"])
         # as the guide has it
         with open(GUIDE) as guide:
             (steps,) = re.findall(r"## Kasm's names.*?```sh\n(.*?)```", guide.read(), re.S)
@@ -119,7 +119,7 @@ class Answers:
         # as it was before, a week ago: what follows is to be compared with it
         self.server.psql("SELECT kasm_latency.snapshot()", "UPDATE kasm_latency.history SET taken_at = taken_at - interval '7 days'",
                          options=["-o", "/dev/null"])
-        clients = [self.hosts[name].client("--seconds", "600", "--pause", pause, "--update")
+        clients = [self.hosts[name].client("--seconds", "600", "--pause", pause, "--update", "1")
                    for name, pause in (("webapp-eu", "0.01"), ("webapp-1", "0.3"))]
         try:
             query = ("SELECT * FROM kasm_latency.blocking WHERE waiting_host = 'webapp-1' "

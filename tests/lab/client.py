@@ -2,7 +2,7 @@
 
     client.py MODE DSN [--seconds S | --launches N] [--queries N] [--pause S]
               [--think S [--vary SHARE] [--busy]] [--autocommit | --begin | --sqlalchemy]
-              [--connections N] [--update]
+              [--connections N] [--update ROW,...]
 
 Modes:
 
@@ -12,7 +12,8 @@ launches    what Kasm does: BEGIN, so many sequential queries, COMMIT (the
             done between the two.  With --begin the program does that itself,
             as one in Go does, and works after it too; with --autocommit the
             queries alone; with --sqlalchemy as Kasm has it.  With --update
-            the first query updates a row that all launches share.
+            the third query updates one of these rows, by chance, and the
+            second none: how much longer the third takes, it waited.
 asyncpg     the same through asyncpg, which sends BEGIN by itself
 pipeline    the same queries in libpq's pipeline mode, by psycopg 3
 bulk        large results and COPY both ways, also read slowly
@@ -25,7 +26,7 @@ commit); it is slept through, or with --busy the processor's.  --vary makes
 each piece of it longer by chance, up to that share.
 
 Prints what it counted as JSON: launches, exchanges, and blocks (transactions
-of more than one exchange); the latter are null where it cannot know.
+of more than one exchange), null where it cannot know; and waited_s.
 """
 import argparse
 import asyncio
@@ -62,11 +63,21 @@ def count(counted, launches, exchanges, blocks):
         counted["blocks"] += blocks
 
 
+def wait(counted, seconds):
+    with counted["lock"]:
+        counted["waited_s"] += seconds
+
+
 def launches(options, counted):
     if options.sqlalchemy:
         return sqlalchemy_launches(options, counted)
     conn = psycopg2.connect(options.dsn)
     conn.autocommit = options.autocommit or options.begin
+
+    def update(cursor, row):
+        began = time.monotonic()
+        cursor.execute("UPDATE launched SET n = n + 1 WHERE id = %s", (row,))
+        return time.monotonic() - began
 
     def launch():
         cursor = conn.cursor()
@@ -74,8 +85,10 @@ def launches(options, counted):
             cursor.execute("BEGIN")
         for i in range(options.queries):
             work(options)
-            if i == 0 and options.update:
-                cursor.execute("UPDATE launched SET n = n + 1")
+            if i == 1 and options.update:
+                usual_s = update(cursor, None)
+            elif i == 2 and options.update:
+                wait(counted, update(cursor, random.choice(options.update)) - usual_s)
             else:
                 cursor.execute("SELECT %s", (i,))
         if not options.autocommit:
@@ -310,11 +323,11 @@ def main():
     how.add_argument("--autocommit", action="store_true")
     how.add_argument("--begin", action="store_true")
     how.add_argument("--sqlalchemy", action="store_true")
-    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--update", type=lambda rows: [int(row) for row in rows.split(",")])
     parser.add_argument("--connections", type=int, default=1)
     options = parser.parse_args()
 
-    counted = {"launches": 0, "exchanges": 0, "blocks": 0, "lock": threading.Lock()}
+    counted = {"launches": 0, "exchanges": 0, "blocks": 0, "waited_s": 0, "lock": threading.Lock()}
     failed = []
 
     def run():
