@@ -159,6 +159,7 @@ part_churn() { long churn.py; }
 part_savefile() { long savefile.py; }
 # a hundred in make test, ten thousand in test-long
 part_fuzz() { long fuzz.py "${SEQUENCES:-100}"; }
+part_watcher() { long watcher.py; }
 
 # instructions of an exchange, a row and a connection, against the budget
 part_cost() {

@@ -51,11 +51,11 @@ want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo fuzz lab answers everybody watched monitoring bench cost soak limits abuse churn savefile; then
+if asked demo fuzz lab answers everybody watched monitoring bench cost soak limits abuse churn savefile watcher; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
-if asked demo tap lab answers everybody watched monitoring bench cost soak limits abuse churn savefile; then
+if asked demo tap lab answers everybody watched monitoring bench cost soak limits abuse churn savefile watcher; then
 	want python3-psycopg2 python_module psycopg2
 fi
 if asked tap lab answers bench cost; then
