@@ -33,6 +33,7 @@ SERVERS = {
     "pg_wait_sampling": "pg_wait_sampling",
 }
 SETTINGS = "autovacuum = off\njit = off\nmax_parallel_workers_per_gather = 0\nmax_wal_senders = 0"
+FILL = "CREATE FUNCTION fill(int, int) RETURNS void LANGUAGE c AS 'kasm_latency', 'kasm_latency_test_fill'"
 failures = []
 
 
@@ -281,8 +282,7 @@ def reading(bindir, user):
         live = []
         try:
             server.start()
-            server.psql("CREATE FUNCTION fill(int) RETURNS void LANGUAGE c AS 'kasm_latency', 'kasm_latency_test_fill'",
-                        f"SELECT fill({clients})")
+            server.psql(FILL, f"SELECT fill({clients}, 1)")
             live = [connect(server) for _ in range(500)]
             line, took = [str(clients)], {}
             for relation in relations:
@@ -307,6 +307,34 @@ def reading(bindir, user):
     for relation in relations:
         costs = [per_client[n][relation] for n in per_client]
         require(costs[-1] <= 1.5 * costs[0], f"{relation} does not grow linearly: {costs}")
+
+
+def forecasting(bindir, user, hosts=50):
+    """load_forecast() where many Web Apps are: two places and five loads of
+    each, simulated.  That of a pool in trouble takes more launches than that of
+    one with room."""
+    server = lab.Server(bindir, user, port=lab.free_port(), listen="127.0.0.1",
+                        settings=SETTINGS + f"\nkasm_latency.max_clients = {hosts + 10}\nkasm_latency.recent = '15min'")
+    lines = [["", "rows", "waiting", "took"]]
+    try:
+        server.start()
+        server.psql(FILL, f"SELECT fill({hosts}, {hosts})")
+        with connect(server) as conn:
+            (busy,) = conn.execute("SELECT max(busy_connections) FROM kasm_latency.load_forecast(times => '{1}')").fetchone()
+            for name, arguments in ((f"{hosts} hosts, as called by default", ""),
+                                    ("the same, nine tenths of a pool busy at each load",
+                                     f"times => array_fill(0.9 * 30 / {busy}::double precision, ARRAY[5])")):
+                times = []
+                for _ in range(5):
+                    began = time.perf_counter()
+                    rows = conn.execute(f"SELECT utilisation FROM kasm_latency.load_forecast({arguments})").fetchall()
+                    times.append((time.perf_counter() - began) * 1000)
+                lines.append([name, str(len(rows)), str(sum(0.5 <= row[0] < 1 for row in rows)), f"{min(times):.0f} ms"])
+                require(len(rows) == 10 * hosts, f"load_forecast has {len(rows)} rows")
+                require(arguments or min(times) < 300, f"load_forecast of {hosts} hosts takes {min(times):.0f} ms")
+    finally:
+        server.remove()
+    table("load_forecast()", lines)
 
 
 def looks(bindir, user):
@@ -340,13 +368,14 @@ def main(bindir, user, guard=None):
     if shutil.which("valgrind") is None:
         say("valgrind is missing")
         return 77
-    if guard in ("connects", "reading", "looks"):
+    if guard in ("connects", "reading", "forecasting", "looks"):
         globals()[guard](bindir, user)
     elif guard:
         instructions(bindir, user, ["bare", "kasm_latency"], 50, 450)
     else:
         instructions(bindir, user, list(SERVERS), 50, 450)
         reading(bindir, user)
+        forecasting(bindir, user)
         connects(bindir, user)
         looks(bindir, user)
         servers = start_all(bindir, user)

@@ -21,25 +21,29 @@ PG_FUNCTION_INFO_V1(kasm_latency_test_fill);
 static Figures one_of_each;
 
 /*
- * Make so many clients, each with every cell of the last hour full, of one
- * address and the calling backend's database, with role numbers of their own.
+ * Make so many clients at so many addresses, each with every cell of the last
+ * hour full, of the calling backend's database, with role numbers of their own.
  */
 Datum
 kasm_latency_test_fill(PG_FUNCTION_ARGS)
 {
 	static const Figures none;
-	static const unsigned char address[4] = { 127, 0, 0, 1 };
+	unsigned char address[4] = { 127, 0, 0, 1 };
 	uint32 minute = minutes_now();
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz first = GetCurrentTimestamp() - 3600 * USECS_PER_SEC;
 	ClientKey key;
 
 	for (int i = 0; i < N_COUNTERS; i++)
 		one_of_each.counters[i] = 1;
 	for (int i = 0; i < N_CELLS; i++)
 		one_of_each.cells[i] = 1;
+	/* a forecast goes by these sums */
+	one_of_each.counters[CHAINS] = HISTOGRAM_CELLS;
+	one_of_each.counters[CHAIN_ROUND_TRIPS] = HISTOGRAM_CELLS * 20;
+	for (int i = 0; i < HISTOGRAM_CELLS; i++)
+		one_of_each.counters[CHAIN_US] += histogram_cell_start(i);
 
 	memset(&key, 0, sizeof(key));
-	client_key_set_address(&key, true, address);
 	key.database = MyDatabaseId;
 	LWLockAcquire(client_table_lock(), LW_EXCLUSIVE);
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
@@ -47,8 +51,10 @@ kasm_latency_test_fill(PG_FUNCTION_ARGS)
 		History *history;
 		int index;
 
+		address[3] = (unsigned char) (1 + i % PG_GETARG_INT32(1));
+		client_key_set_address(&key, true, address);
 		key.role = 1000000 + i;
-		index = client_find_or_make(&key, client_hash(&key), now);
+		index = client_find_or_make(&key, client_hash(&key), first);
 		history = &client_histories[index];
 		LWLockAcquire(client_lock(index), LW_EXCLUSIVE);
 		for (uint32 m = minute - 65; m <= minute; m++)
