@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c)
 
-.PHONY: demo test test-long test-matrix test-assert test-asan test-memcheck test-musl lab bench lint format reference dist deb
+.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl lab bench lint format reference dist deb
 
 demo:
 	@$(RUN) demo
@@ -18,6 +18,10 @@ test-long:
 # VERSIONS="13 17" for some
 test-matrix:
 	@tests/matrix.sh $(VERSIONS)
+
+# pg_upgrade from 15 to 17
+test-upgrade:
+	@tests/pg_upgrade.sh
 
 # on servers built for it
 test-assert test-asan test-memcheck test-musl:

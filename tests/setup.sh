@@ -109,6 +109,7 @@ if asked packages; then
 	want zip program zip
 	want unzip program unzip
 	want dpkg-dev program dpkg-buildpackage
+	want build-essential test -e /usr/share/build-essential
 	want debhelper program dh
 	want postgresql-server-dev-all program pg_buildext
 	want mmdebstrap program mmdebstrap
