@@ -13,7 +13,7 @@ test:
 	@$(RUN) test $(PARTS)
 
 test-long:
-	@SEQUENCES=10000 $(RUN) test $(or $(PARTS),soak limits abuse churn savefile watcher fuzz)
+	@SEQUENCES=10000 $(RUN) test $(or $(PARTS),soak limits abuse churn savefile watcher loads fuzz)
 
 # VERSIONS="13 17" for some
 test-matrix:

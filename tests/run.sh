@@ -17,7 +17,7 @@ what=${1:?demo, lab, bench or test}
 shift
 
 case $what in
-	test) parts=${*:-lint regress tap fuzz lab answers everybody watched monitoring packages cost} needs=$parts ;;
+	test) parts=${*:-lint regress tap fuzz lab answers everybody forecast watched monitoring packages cost} needs=$parts ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -117,6 +117,11 @@ part_everybody() {
 	in_lab everybody.py
 }
 
+# what is said before it happens, against what happens then
+part_forecast() {
+	in_lab forecast.py
+}
+
 # a far host comes and goes: pg_cron, cron, Nagios' check, the report in a browser
 part_watched() {
 	in_lab watched.py
@@ -161,6 +166,11 @@ part_savefile() { long savefile.py; }
 part_fuzz() { long fuzz.py "${SEQUENCES:-100}"; }
 part_watcher() { long watcher.py; }
 
+# the same with 30 s of each load, and tight bounds: test-long
+part_loads() {
+	in_lab forecast.py full
+}
+
 # instructions of an exchange, a row and a connection, against the budget
 part_cost() {
 	as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" guard
@@ -170,8 +180,10 @@ part_cost() {
 
 passed=0 failed=0 skipped=0
 declare -A job
+# what counts or times best when it is alone: in its turn
+alone() { [ "$1" = cost ] || [ "$1" = loads ]; }
 for part in $parts; do
-	[ "$part" != cost ] || continue # counts best when it is alone: in its turn
+	! alone "$part" || continue
 	("part_$part" >"$work/$part.out" 2>&1) &
 	job[$part]=$!
 	work_jobs+=($!)
@@ -179,8 +191,8 @@ done
 summary=()
 for part in $parts; do
 	status=0
-	if [ "$part" = cost ]; then
-		(part_cost >"$work/$part.out" 2>&1) || status=$?
+	if alone "$part"; then
+		("part_$part" >"$work/$part.out" 2>&1) || status=$?
 	else
 		wait "${job[$part]}" || status=$?
 	fi

@@ -169,7 +169,7 @@ scrape_configs:
         # one that works after its BEGIN too cannot be told from a distance
         clients = [host.client("--launches", str(LAUNCHES[name]), "--pause", "0", "--connections", str(CONNECTIONS),
                                *(["--begin", "--think", str(think)] if name == THINKS else []),
-                               *(["--update"] if name in UPDATING and think else []),
+                               *(["--update", "1"] if name in UPDATING and think else []),
                                dsn=host.dsn(dbname="postgres"))
                    for name, host in self.hosts.items() if name != PROXY or think]
         for client in clients:
