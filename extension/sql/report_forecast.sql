@@ -48,6 +48,8 @@ AS $$
         WHERE p.p95_ms IS NOT NULL
         GROUP BY p.host, p.place_number)
     SELECT string_agg(h.figure, '' ORDER BY h.host_place)
+           || '<p class="note">What 95 % of the launches take at most, their wait for a connection included, as more of them arrive; '
+              'upright lines: where all connections of a pool are in use without a pause. Both axes are logarithmic.</p>'
     FROM (
         SELECT p.host_place,
                format('<h3>%s</h3><div class="past"><svg viewBox="0 0 300 100" preserveAspectRatio="none" role="img" '
