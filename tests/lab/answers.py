@@ -126,7 +126,8 @@ class Answers:
                      "AND blocking_host = 'webapp-eu' AND blocker_waits_for_client AND waited_ms > 100")
             require(lab.wait_until(lambda: self.rows(query)), "blocking does not say that webapp-1 waits for webapp-eu")
             self.show(QUERIES[-1])
-            bound = "SELECT conclusion FROM kasm_latency.diagnose('webapp-1') WHERE conclusion LIKE 'lock-bound:%'"
+            bound = ("SELECT conclusion FROM kasm_latency.diagnose('webapp-1') WHERE conclusion LIKE 'lock-bound:%' "
+                     "AND (SELECT sum(waited_s) FROM kasm_latency.collateral WHERE blocking_host = 'webapp-eu') > 5")
             require(lab.wait_until(lambda: self.rows(bound), 60), "waits do not make webapp-1 lock-bound")
             if self.showing:
                 time.sleep(15)

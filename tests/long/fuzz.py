@@ -246,7 +246,7 @@ SELECT f.client_addr, f.round_trips, f.transactions, f.ceilings_n, f.server_n
 FROM (SELECT g.*, kasm_latency_internal.count_from(g.ceilings, 0) AS ceilings_n,
              kasm_latency_internal.count_from(g.server_times, 0) AS server_n,
              kasm_latency_internal.count_from(g.bounds, 0) AS bounds_n
-      FROM kasm_latency_internal.client_figures(NULL) AS g) AS f
+      FROM kasm_latency_internal.client_figures('1 hour') AS g) AS f
 WHERE f.round_trips < 0 OR f.transactions > f.round_trips OR f.server_n > f.round_trips
    OR f.ceilings_n + f.other_turnarounds > f.round_trips OR f.bounds_n > f.ceilings_n
    OR kasm_latency_internal.percentile_ms(f.ceilings, 0) > 1.11 * greatest(f.turnaround_min_ms, 0.01)
