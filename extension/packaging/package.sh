@@ -8,7 +8,8 @@
 #
 # They go to DIST (dist/ in the tree), with SHA256SUMS of all that is there.
 # The same tree gives the same bytes: names are sorted, and no file has a time,
-# a mode or an owner of its own.
+# a mode or an owner of its own.  (But for Debian's .buildinfo and .changes,
+# which tell when they were made.)
 set -euo pipefail
 export LC_ALL=C TZ=UTC
 umask 022
