@@ -158,7 +158,7 @@ class Answers:
         require(f"; it made others wait {waited:.1f} s for its locks; " in row["summary"], f"the summary of {waited} s: {row['summary']}")
         said = {row["host"]: row["says"] for row in self.rows(INCIDENT)}
         require(list(said)[0] == "webapp-eu" and "made others wait" in said["webapp-eu"], f"incident says {said}")
-        require(re.search(r"waited [\d.]+ s for locks, \d+ % of it for webapp-eu", said.get("webapp-1", "")),
+        require(re.search(r"waited [\d.]+ s for locks \(before: 0.0 s\), \d+ % of it for webapp-eu", said.get("webapp-1", "")),
                 f"incident says {said}")
         for page in ("report()", "report(now() - interval '1 hour', now())"):
             page = self.server.psql("SELECT kasm_latency." + page, options=["-At"])

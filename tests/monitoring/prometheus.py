@@ -89,8 +89,8 @@ class Monitoring:
     def start(self):
         self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in HOSTS.items()}
         self.server.start()
-        self.server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor", "CREATE TABLE launched (n int)",
-                         "INSERT INTO launched VALUES (0)", "GRANT ALL ON launched TO kasmapp")
+        self.server.psql("CREATE ROLE monitor LOGIN IN ROLE pg_monitor", "CREATE TABLE launched (id int, n int)",
+                         "INSERT INTO launched VALUES (1, 0)", "GRANT ALL ON launched TO kasmapp")
         for name, host in self.hosts.items():
             role = "proxy" if name == PROXY else "webapp"
             self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', 'lab')",
