@@ -86,7 +86,9 @@ AS $$
     CROSS JOIN LATERAL (
         SELECT kasm_latency_internal.count_from(f.ceilings, 0.9 * y.steady_ms)
                - kasm_latency_internal.count_from(f.ceilings, 1.25 * p.p90_ms) AS samples,
-               greatest(kasm_latency_internal.count_from(f.bounds, 0.5 * y.steady_ms) - n.far_blocks, 0) AS blocks_between
+               -- near blocks of a path that is known to be longer are no more than twice as long
+               greatest(kasm_latency_internal.count_from(f.bounds, greatest(y.steady_ms / 3, 2 * r.rtt_ms)) - n.far_blocks, 0)
+                   AS blocks_between
         OFFSET 0) AS alike
     CROSS JOIN LATERAL (
         SELECT kasm_latency_internal.far_blocks_show(n.blocks, n.far_blocks, p.p50_ms, y.steady_ms, n.samples, alike.samples,

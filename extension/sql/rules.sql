@@ -98,7 +98,7 @@ AS $$
     -- one or two near ones are as little as one or two far ones
     FROM (SELECT far_blocks >= 0.9 * blocks OR blocks - far_blocks < 3) AS n (nearly_all)
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their median bound and where their bounds lie close together, from how many of all ceilings lie where these bounds do, and how many bounds between half of that and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
+COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their median bound and where their bounds lie close together, from how many of all ceilings lie where these bounds do, and how many bounds between a third of that (or twice the floor) and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
 
 CREATE FUNCTION kasm_latency_internal.verdict(
     host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint, blocks bigint,
