@@ -45,8 +45,8 @@ def gone(server):
 
 
 def shared_memory(server):
-    return server.rows("SELECT i.shared_memory_bytes AS said, a.allocated_size AS is FROM kasm_latency.info AS i, "
-                        "pg_shmem_allocations AS a WHERE a.name = 'kasm_latency'")[0]
+    return server.rows("SELECT i.shared_memory_bytes AS said, (SELECT sum(a.allocated_size) FROM pg_shmem_allocations AS a "
+                        "WHERE a.name LIKE 'kasm_latency%') AS is FROM kasm_latency.info AS i")[0]
 
 
 def many(server):
