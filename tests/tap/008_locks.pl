@@ -123,13 +123,15 @@ $node->poll_query_until('postgres', q(SELECT count(*) = 1 FROM kasm_latency.conn
 
 # The truth: who waits has a query that takes as long, which is exact, and others
 # that take next to nothing.  The busy one slept.
+# (Where every query is slow, a second or two more.)
+my $slack = $ENV{SLOW_SERVER} ? 3 : 0.05;
 sub last_parts { return map { split /\|/, $_, 2 } split /\n/, $node->safe_psql('postgres', $_[0]) }
 my %truth = last_parts(q(SELECT split_part(host(client_addr), '.', 4), server_s FROM kasm_latency.totals
 	WHERE username = 'app' AND client_addr <> '127.0.0.16'));
 my %said = last_parts(q(SELECT split_part(host(client_addr), '.', 4), lock_wait_s FROM kasm_latency.totals WHERE username = 'app'));
 foreach my $n (map { $_->{n} } @waiters)
 {
-	cmp_ok(abs($said{$n} - $truth{$n}), '<=', 0.1 * $truth{$n} + 0.05, "client $n waited $truth{$n} s for locks: $said{$n}");
+	cmp_ok(abs($said{$n} - $truth{$n}), '<=', 0.1 * $truth{$n} + $slack, "client $n waited $truth{$n} s for locks: $said{$n}");
 }
 is(join(' ', grep { !$said{$_} } sort { $a <=> $b } keys %said), '3 4 5 7 13 16 18', 'nobody else waited');
 
@@ -142,7 +144,7 @@ $part{"127.0.0.7>$_"} = 0.9 foreach 8, 9, 10;
 foreach my $pair (sort keys %part)
 {
 	my ($waiting) = $pair =~ />(\d+)/;
-	my $least = $part{$pair} * $truth{$waiting} * 0.9 - 0.05;
+	my $least = $part{$pair} * $truth{$waiting} * 0.9 - $slack;
 	cmp_ok($pair{$pair} // 0, '>=', $least, "$pair: at least $least s");
 }
 is( $node->safe_psql('postgres', q(
