@@ -204,22 +204,25 @@ counts('COPY in, given up by the client', [ 2, 1, 0, 1, 1 ], sub {
 	is($c->exchange(1, RawClient::copy_fail('no')), 'EZ', 'given up');
 });
 
-# its error and a FATAL, and no ReadyForQuery: that transaction has no status
-counts('COPY in, ended by Terminate, as drivers that close do it', [ 2, 0, 0, 1, 1 ], sub {
-	my $c = shift;
-	$c->send_burst(q1('COPY item FROM STDIN'));
-	$c->read_until('G');
-	$c->send_burst(RawClient::copy_data("1\n"), RawClient::terminate());
-	is($c->read_until('?'), 'EE$', 'the server says both');
-}, leaves => 1);
+# its error and a FATAL, and no ReadyForQuery: that transaction has no status (13 answers, and waits for more)
+if ($node->safe_psql('postgres', 'SHOW server_version_num') >= 140000)
+{
+	counts('COPY in, ended by Terminate, as drivers that close do it', [ 2, 0, 0, 1, 1 ], sub {
+		my $c = shift;
+		$c->send_burst(q1('COPY item FROM STDIN'));
+		$c->read_until('G');
+		$c->send_burst(RawClient::copy_data("1\n"), RawClient::terminate());
+		is($c->read_until('?'), 'EE$', 'the server says both');
+	}, leaves => 1);
 
-counts('COPY in, and the client is gone', [ 2, 0, 0, 1, 1 ], sub {
-	my $c = shift;
-	$c->send_burst(q1('COPY item FROM STDIN'));
-	$c->read_until('G');
-	$c->send_burst(RawClient::copy_data("1\n"));
-	close($c->{sock});
-}, leaves => 1);
+	counts('COPY in, and the client is gone', [ 2, 0, 0, 1, 1 ], sub {
+		my $c = shift;
+		$c->send_burst(q1('COPY item FROM STDIN'));
+		$c->read_until('G');
+		$c->send_burst(RawClient::copy_data("1\n"));
+		close($c->{sock});
+	}, leaves => 1);
+}
 
 counts('COPY in, refused by the server while data still comes', [ 3, 2, 0, 2, 2 ], sub {
 	my $c = shift;
