@@ -51,10 +51,11 @@ typedef struct SaveHeader
 	uint32 padding;
 	uint64 identity_size;
 	uint64 history_size;
-	uint64 pairs_size;
+	uint64 pair_size;
 
 	/* the table's */
 	uint64 n_clients;
+	uint64 n_pairs;
 	uint64 overflowed;
 	TimestampTz stats_reset;
 	TimestampTz saved_at;
@@ -91,7 +92,7 @@ init_header(SaveHeader *header)
 	header->pg_major = PG_VERSION_NUM / 100;
 	header->identity_size = sizeof(ClientIdentity);
 	header->history_size = sizeof(History);
-	header->pairs_size = collateral_size();
+	header->pair_size = sizeof(Pair);
 }
 
 
@@ -112,12 +113,15 @@ write_client(SaveFile *save, int index)
 static bool
 write_all(SaveFile *save)
 {
+	const Pair *pairs = collateral_pairs();
 	SaveHeader header;
 	pg_crc32c crc;
 
 	init_header(&header);
 	header.n_clients =
 		client_table->n_used + client_entries[OVERFLOW_ENTRY].used;
+	for (int i = 0; i < PAIRS; i++)
+		header.n_pairs += pairs[i].newest_minute != 0;
 	header.overflowed = client_table->overflowed;
 	header.stats_reset = client_table->stats_reset;
 	header.saved_at = GetCurrentTimestamp();
@@ -131,8 +135,9 @@ write_all(SaveFile *save)
 		 i = client_next_to_make_room(i))
 		if (!write_client(save, i))
 			return false;
-	if (!put(save, collateral_pairs(), collateral_size()))
-		return false;
+	for (int i = 0; i < PAIRS; i++)
+		if (pairs[i].newest_minute != 0 && !put(save, &pairs[i], sizeof(Pair)))
+			return false;
 	crc = save->crc;
 	FIN_CRC32C(crc);
 	return fwrite(&crc, 1, sizeof(crc), save->file) == sizeof(crc);
@@ -279,7 +284,9 @@ read_all(SaveFile *save)
 	problem = read_clients(save, header.n_clients);
 	if (problem != NULL)
 		return problem;
-	if (!get(save, collateral_pairs(), collateral_size()))
+	if (header.n_pairs > PAIRS)
+		return "it has too many pairs";
+	if (!get(save, collateral_pairs(), header.n_pairs * sizeof(Pair)))
 		return "it is too short";
 	collateral_drop_future();
 

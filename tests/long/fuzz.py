@@ -40,7 +40,7 @@ STATEMENTS = [
     "SET application_name = 'fuzz'", "SET statement_timeout = 0", "SHOW server_encoding", "PREPARE p AS SELECT $1::int",
     "EXECUTE p(1)", "DEALLOCATE ALL", "DECLARE c CURSOR FOR SELECT generate_series(1, 100)", "FETCH 10 FROM c",
     "SELECT pg_sleep(0.002)", "SET client_encoding = 'LATIN1'", "SET client_encoding = 'nonsense'", "DISCARD ALL",
-    "SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock_all()", "BEGIN ISOLATION LEVEL SERIALIZABLE",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE",
     "CREATE TEMP TABLE mine (a int)", "SELECT * FROM mine", "VALUES (1), (2)", "SELECT NULL::int[]",
 ]
 NAMES = [b"", b"s1", b"s2", b"unknown"]
@@ -169,9 +169,11 @@ class Client:
             self.take(0.1)
 
     def cancel(self):
-        """Cancel a query that runs: there is nothing else to do for it."""
+        """Cancel a query that runs, and no other: what came before is over."""
+        self.send(message("f", b"enough\0") + message("S") + query("ROLLBACK") + query("SELECT 'all is ' || 'over'"))
+        self.wait_for(b"all is over")
         seen = len(self.received)
-        self.send(message("f", b"enough\0") + message("S") + query("ROLLBACK") + query("SELECT pg_sleep(60)"))
+        self.send(query("SELECT pg_sleep(60)"))
         found = re.search(rb"K\x00\x00\x00\x0c(.{8})", self.received, re.S)
         until = time.monotonic() + PATIENCE
         while found and not self.ended and time.monotonic() < until and b"57014" not in self.received[seen:]:
@@ -224,6 +226,8 @@ def comparable(data):
         messages, at = [b"S"], 1
     while at + 5 <= len(data):
         kind, length = struct.unpack("!ci", data[at:at + 5])
+        if at + 1 + length > len(data):
+            break  # cut off by an abrupt end
         body = data[at + 5:at + 1 + length]
         if kind == b"K":
             body = b""

@@ -90,14 +90,14 @@ def mutations(good, n):
     yield "all ones", b"\xff" * len(good), 0, "another version"
     # the header's words, the checksum made right again
     for word, name in ((0, "magic"), (1, "version"), (2, "major version"), (3, "padding"), (4, "size of an identity"),
-                       (6, "size of a history"), (8, "clients")):
+                       (6, "size of a history"), (8, "size of a pair"), (10, "clients"), (12, "pairs")):
         for value in (0, 1, 0xFFFFFFFF, 12345):
             body = bytearray(good[:-4])
             if struct.unpack_from("=I", body, 4 * word)[0] == value:
                 continue
             struct.pack_into("=I", body, 4 * word, value)
             yield (f"{name} {value}", bytes(body) + struct.pack("=I", crc32c(body)), 0,
-                   "another version" if word < 8 else "too short|checksum")
+                   "another version" if word < 10 else "too short|too many pairs|checksum")
     while n > 0:
         body = bytearray(good)
         at = chance.randrange(64) if n % 4 == 0 else chance.randrange(len(good))
