@@ -1,6 +1,8 @@
 -- The report as a page: of the last minutes, and of a time that is past.  Whatever is in a name stays text.
 \set SHOW_CONTEXT never
 CREATE EXTENSION kasm_latency;
+-- whatever waited for a lock before, in another test
+SELECT kasm_latency.reset() IS NOT NULL AS forgotten;
 SET timezone = 'UTC';
 \pset format unaligned
 \pset tuples_only on
