@@ -101,7 +101,7 @@ FROM (VALUES ('\x70a4100000000000410200000000000000736400000000000000'::bytea)) 
 
 -- what far blocks show
 SELECT why, kasm_latency_internal.far_blocks_show(
-           blocks, far, p50, kasm_latency_internal.steady_ms(p10, p50, p90), samples, alike, between, rtt) AS show
+           blocks, far, p50, kasm_latency_internal.steady_ms(far, p10, p50, p90), samples, alike, between, rtt) AS show
 FROM (VALUES
     (1, 'none', 76, 0, NULL, NULL, NULL, 900, NULL, 0, 0.4),
     (2, 'two of many', 76, 2, NULL, NULL, NULL, 900, NULL, 0, 0.4),
@@ -120,6 +120,7 @@ FROM (VALUES
     (15, 'two distances, the nearer more frequent', 90, 30, 25.1, 25.9, 121, 900, 300, 0, 0.4),
     (16, 'two distances, the farther more frequent', 90, 30, 25.1, 121, 122, 900, 200, 0, 0.4),
     (18, 'two of twenty', 20, 2, 120, 121, 122, 200, 20, 0, 0.4),
+    (19, 'few, close together by chance', 19, 7, 15.6, 16.9, 38.6, 200, 40, 1, 0.4),
     (17, 'a busy machine', 60, 14, 25.9, 28.5, 44, 600, 140, 0, 0.4)
 ) AS t (n, why, blocks, far, p10, p50, p90, samples, alike, between, rtt) ORDER BY n;
 

@@ -81,13 +81,13 @@ AS $$
                kasm_latency_internal.percentile_ms(far.bounds, 0.9) AS p90_ms
         OFFSET 0) AS p
     CROSS JOIN LATERAL (
-        SELECT kasm_latency_internal.steady_ms(p.p10_ms, p.p50_ms, p.p90_ms) AS steady_ms
+        SELECT kasm_latency_internal.steady_ms(n.far_blocks, p.p10_ms, p.p50_ms, p.p90_ms) AS steady_ms
         OFFSET 0) AS y
     CROSS JOIN LATERAL (
         SELECT kasm_latency_internal.count_from(f.ceilings, 0.9 * y.steady_ms)
                - kasm_latency_internal.count_from(f.ceilings, 1.25 * p.p90_ms) AS samples,
                -- near blocks of a path that is known to be longer are no more than twice as long
-               greatest(kasm_latency_internal.count_from(f.bounds, greatest(y.steady_ms / 3, 2 * r.rtt_ms)) - n.far_blocks, 0)
+               greatest(kasm_latency_internal.count_from(f.bounds, greatest(y.steady_ms / 4, 2 * r.rtt_ms)) - n.far_blocks, 0)
                    AS blocks_between
         OFFSET 0) AS alike
     CROSS JOIN LATERAL (

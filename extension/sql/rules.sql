@@ -61,19 +61,21 @@ $$;
 COMMENT ON FUNCTION kasm_latency_internal.mixed_distances(double precision, double precision, bigint, boolean, boolean) IS 'Are there hosts at different distances behind one address?  From how many connections of the span have a floor below the limit, and whether those that have not are enough(), and turnarounds since the newest floor that are below the limit';
 
 CREATE FUNCTION kasm_latency_internal.steady_ms(
-    far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision)
+    far_blocks bigint, far_p10_ms double precision, far_p50_ms double precision, far_p90_ms double precision)
 RETURNS double precision
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        -- a half of few may lie close together by chance
+        WHEN far_blocks < 10 AND far_p90_ms > 1.5 * far_p10_ms THEN NULL
         -- what a busy machine adds, it adds to the upper half; and each is an upper bound, so the lowest come nearest
         WHEN far_p50_ms - far_p10_ms <= greatest(0.125 * far_p50_ms, 1) THEN far_p10_ms
         -- of two distances at one address the farther may be the more frequent
         WHEN far_p90_ms - far_p50_ms <= greatest(0.125 * far_p90_ms, 1) THEN far_p50_ms
     END
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.steady_ms(double precision, double precision, double precision) IS 'Where the bounds of far blocks lie close together, from their percentiles: a half of them within an eighth, or 1 ms; NULL where they are scattered';
+COMMENT ON FUNCTION kasm_latency_internal.steady_ms(bigint, double precision, double precision, double precision) IS 'Where the bounds of far blocks lie close together, from their percentiles: a half of them within an eighth, or 1 ms, and of fewer than ten nearly all within a half; NULL where they are scattered';
 
 CREATE FUNCTION kasm_latency_internal.far_blocks_show(
     blocks bigint, far_blocks bigint, far_p50_ms double precision, steady_ms double precision,
@@ -98,7 +100,7 @@ AS $$
     -- one or two near ones are as little as one or two far ones
     FROM (SELECT far_blocks >= 0.9 * blocks OR blocks - far_blocks < 3) AS n (nearly_all)
 $$;
-COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their median bound and where their bounds lie close together, from how many of all ceilings lie where these bounds do, and how many bounds between a third of that (or twice the floor) and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
+COMMENT ON FUNCTION kasm_latency_internal.far_blocks_show(bigint, bigint, double precision, double precision, bigint, bigint, bigint, double precision) IS 'What the blocks whose bound is at or above the limit show, from their median bound and where their bounds lie close together, from how many of all ceilings lie where these bounds do, and how many bounds between a quarter of that (or twice the floor) and the limit: accident, path (jitter of a path that is known), pauses, distance (hidden, and steady), distance or pause (of nearly all blocks, steady), far (of nearly all, scattered)';
 
 CREATE FUNCTION kasm_latency_internal.verdict(
     host_role text, measured boolean, rtt_ms double precision, mixed boolean, samples bigint, blocks bigint,
