@@ -8,7 +8,8 @@
 #	builds.sh memcheck [PART ...]	the server under valgrind
 #	builds.sh musl [PART ...]	with musl instead of glibc, as on Alpine
 #
-# Parts are those of run.sh; what is the default: see below.  Source and
+# Parts are those of run.sh; what is the default: see below.  With "server" for
+# a part the server is built, and nothing is run.  Source and
 # servers are kept in BUILDS_DIR, and built anew where the way to build them
 # has changed.  Remove what is in there to get a newer PostgreSQL.
 # shellcheck disable=SC2016 # of apt and make
@@ -143,6 +144,8 @@ if [ "$(cat "$server/recipe" 2>/dev/null)" != "$recipe" ]; then
 	build_server
 	echo "$recipe" >"$server/recipe"
 fi
+
+[ "$*" != server ] || exit 0
 
 # ----- the tests
 
