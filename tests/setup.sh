@@ -3,7 +3,7 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh PURPOSE ...		demo, lab, bench, builds, or a part of run.sh's tests
+#	setup.sh PURPOSE ...		demo, lab, bench, builds, container, or a part of run.sh's tests
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
@@ -35,6 +35,7 @@ server_complete() {
 		[ -e "$("$PG_CONFIG" --pgxs)" ] &&
 		[ -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]
 }
+busybox_is_static() { [ -x /bin/busybox ] && ! readelf -d /bin/busybox | grep -q NEEDED; }
 python_module() { /usr/bin/python3 -c "import $1"; }
 
 # Another server's extension, of Debian's packages for ours: SERVER is its
@@ -51,11 +52,11 @@ want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher; then
+if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher container; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
-if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher; then
+if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher container; then
 	want python3-psycopg2 python_module psycopg2
 fi
 if asked tap lab answers forecast loads bench cost; then
@@ -115,6 +116,13 @@ if asked packages; then
 	want mmdebstrap program mmdebstrap
 	want debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
 	want libipc-run-perl perl -MIPC::Run -e 1
+fi
+if asked container; then
+	want podman program podman
+	want runc program runc
+	want nftables program nft
+	want busybox-static busybox_is_static
+	want python3-yaml python_module yaml
 fi
 if asked builds; then
 	want dpkg-dev program dpkg-source
@@ -185,3 +193,7 @@ $as_root apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2
 for service in haproxy prometheus prometheus-postgres-exporter; do
 	[[ " ${packages[*]} " != *" $service "* ]] || $as_root update-rc.d "$service" disable
 done
+if [[ " ${packages[*]} " == *" podman "* ]] && command -v systemctl >/dev/null; then
+	$as_root systemctl --no-reload disable podman.socket podman.service podman-restart.service \
+		podman-auto-update.service podman-auto-update.timer
+fi
