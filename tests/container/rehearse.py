@@ -147,7 +147,7 @@ def make_docker(work, cgroup):
 unset C_INCLUDE_PATH
 export TMPDIR={work}/tmp
 podman=(podman --root {work}/storage --runroot {work}/runroot --tmpdir {work}/runtime --cgroup-manager=cgroupfs
-	--runtime runc --runtime-flag root={work}/runc --storage-driver=vfs --events-backend=file --log-level=error)
+	--runtime runc --storage-driver=vfs --events-backend=file --log-level=error)
 what=$1
 shift
 case $what in
@@ -232,10 +232,7 @@ def start_kasm(netns):
     words += [word for name, value in service["environment"].items() for word in ("--env", f"{name}={value}")]
     words += [service["image"]] + service["command"]
     made = "/opt/kasm/made"
-    # one that has failed is made anew too: podman leaves it in runc's list
-    state = subprocess.run(["docker", "inspect", "--format", "{{.State.ExitCode}}", "kasm_db"], stdout=subprocess.PIPE,
-                           stderr=subprocess.DEVNULL, text=True).stdout.strip()
-    if state != "0" or not os.path.exists(made) or open(made).read() != repr(words):
+    if not os.path.exists(made) or open(made).read() != repr(words):
         subprocess.run(["docker", "rm", "-f", "-i", "kasm_db"], check=True, stdout=subprocess.DEVNULL)
         lab.run("docker", "create", *words)
         with open(made, "w") as file:
@@ -564,6 +561,7 @@ class Rehearsal:
         lab.run("/opt/kasm/bin/start")
         fatal = 'FATAL:  could not access file "kasm_latency": No such file or directory'
         require(lab.wait_until(lambda: any(fatal in line for line in self.log())), f"not in the log: {fatal}")
+        lab.run("docker", "wait", "kasm_db")
         guide.shell("\n".join(line for line in removal if line.startswith(("conf=", "sed"))), "Remove")
         lab.run("/opt/kasm/bin/start")
         self.started()
@@ -605,9 +603,9 @@ def main():
     SHOW = sys.argv[4:] == ["show"]
     lab.enter()
     lab.stop_on_signals()
-    # what is known of images is cached there, whatever podman is told
-    os.makedirs("/var/lib/containers", exist_ok=True)
-    for private in ("/opt", "/var/lib/containers"):
+    # podman keeps there what it knows of images, and runc its containers, whatever they are told
+    for private in ("/opt", "/var/lib/containers", "/run/runc"):
+        os.makedirs(private, exist_ok=True)
         lab.run("mount", "-t", "tmpfs", "none", private)
     make_docker(work, os.environ["CGROUP"])
     try:
