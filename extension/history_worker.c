@@ -103,17 +103,10 @@ history_worker_start(void)
 		return;
 	}
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker_describe(&worker, "kasm_latency history",
+					"kasm_latency_history_main");
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "kasm_latency",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "kasm_latency_history_main",
-			sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "kasm_latency history", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "kasm_latency history", sizeof(worker.bgw_type));
 	strlcpy(worker.bgw_extra, database, sizeof(worker.bgw_extra));
 	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
 		worker_log_hourly(NULL,

@@ -41,7 +41,6 @@
 
 #include "clock.h"
 #include "collateral.h"
-#include "compat.h"
 #include "history_worker.h"
 #include "kasm_latency.h"
 #include "watcher.h"
@@ -426,17 +425,10 @@ watcher_register(void)
 	/* pg_upgrade wants nothing written by itself */
 	if (IsBinaryUpgrade)
 		return;
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags =
-		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker_describe(&worker, "kasm_latency watcher",
+					"kasm_latency_watcher_main");
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = 5;
-	strlcpy(worker.bgw_library_name, "kasm_latency",
-			sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "kasm_latency_watcher_main",
-			sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "kasm_latency watcher", sizeof(worker.bgw_name));
-	strlcpy(worker.bgw_type, "kasm_latency watcher", sizeof(worker.bgw_type));
 	RegisterBackgroundWorker(&worker);
 }
 

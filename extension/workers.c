@@ -68,6 +68,24 @@ workers_startup(void)
 		memset(workers, 0, workers_size());
 }
 
+/*
+ * What both have in common, for the postmaster.
+ */
+void
+worker_describe(BackgroundWorker *worker, const char *name,
+				const char *function)
+{
+	memset(worker, 0, sizeof(BackgroundWorker));
+	worker->bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	strlcpy(worker->bgw_library_name, "kasm_latency",
+			sizeof(worker->bgw_library_name));
+	strlcpy(worker->bgw_function_name, function,
+			sizeof(worker->bgw_function_name));
+	strlcpy(worker->bgw_name, name, sizeof(worker->bgw_name));
+	strlcpy(worker->bgw_type, name, sizeof(worker->bgw_type));
+}
+
 /* on_shmem_exit callback */
 static void
 worker_end(int code, Datum kind)
@@ -116,25 +134,24 @@ claim_line(const char *said)
 {
 	uint32 hash = hash_bytes((const unsigned char *) said, (int) strlen(said));
 	uint32 minute = minutes_now();
-	Cause *cause = NULL;
-	bool claimed;
+	Cause *oldest = &workers->causes[0];
+	bool claimed = true;
 
 	LWLockAcquire(workers_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < N_CAUSES && cause == NULL; i++)
-		if (workers->causes[i].hash == hash && workers->causes[i].minute != 0)
-			cause = &workers->causes[i];
-	if (cause == NULL)
+	for (int i = 0; i < N_CAUSES; i++)
 	{
-		cause = &workers->causes[0];
-		for (int i = 1; i < N_CAUSES; i++)
-			if (workers->causes[i].minute < cause->minute)
-				cause = &workers->causes[i];
-		cause->hash = hash;
-		cause->minute = 0;
+		Cause *cause = &workers->causes[i];
+
+		if (cause->hash == hash && minute_within_hour(cause->minute, minute))
+			claimed = false;
+		if (cause->minute < oldest->minute)
+			oldest = cause;
 	}
-	claimed = !minute_within_hour(cause->minute, minute);
 	if (claimed)
-		cause->minute = minute;
+	{
+		oldest->hash = hash;
+		oldest->minute = minute;
+	}
 	LWLockRelease(workers_lock);
 	return claimed;
 }

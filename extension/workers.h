@@ -12,6 +12,8 @@
 
 #include "postgres.h"
 
+#include "postmaster/bgworker.h"
+
 /* not for other libraries, so that nothing needs a table to be found */
 #pragma GCC visibility push(hidden)
 
@@ -27,6 +29,8 @@ extern Size workers_size(void);
 extern void workers_request(void);
 extern void workers_startup(void);
 
+extern void worker_describe(BackgroundWorker *worker, const char *name,
+							const char *function);
 extern bool worker_begin(WorkerKind kind);
 extern int worker_pid(WorkerKind kind);
 extern void worker_log_hourly(const char *cause, const char *message,
