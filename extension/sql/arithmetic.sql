@@ -23,6 +23,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.ms_text(double precision) IS 'Milliseconds for a sentence: 0.42 ms, 12.5 ms, 118 ms';
 
+CREATE FUNCTION kasm_latency_internal.colocated_ms()
+RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 0.5::double precision
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.colocated_ms() IS 'Milliseconds that a round trip takes beside the database, in all that says what it would be like there';
+
+CREATE FUNCTION kasm_latency_internal.pool_size()
+RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 30
+$$;
+COMMENT ON FUNCTION kasm_latency_internal.pool_size() IS 'Connections that a Web App may have at once: SQLAlchemy''s pool as Kasm sets it up, pool_size 10 and max_overflow 20';
+
 CREATE FUNCTION kasm_latency.path_class(rtt_ms double precision)
 RETURNS text
 LANGUAGE sql VOLATILE

@@ -22,8 +22,7 @@ AS $$
            f.chain_durations, f.chain_lengths, f.chain_round_trips / f.chains::double precision
     FROM kasm_latency_internal.host_figures(since) AS f
     CROSS JOIN span AS s
-    -- where the host is, and beside the database: there each exchange takes half a millisecond of path
-    CROSS JOIN (VALUES (1, 'today', NULL::double precision), (2, 'beside the database', 0.5)) AS p (number, place, rtt_ms)
+    CROSS JOIN (VALUES (1, 'today', NULL::double precision), (2, 'beside the database', kasm_latency_internal.colocated_ms())) AS p (number, place, rtt_ms)
     WHERE f.host_role = 'webapp' AND f.judged AND f.chains > 0 AND f.rtt_ms IS NOT NULL
       AND (forecast_places.host IS NULL OR f.host = forecast_places.host)
 $$;

@@ -35,7 +35,7 @@ AS $$
            kasm_latency_internal.rounded(f.in_transaction_wait_s, 3), kasm_latency_internal.rounded(f.made_others_wait_s, 3),
            kasm_latency_internal.rounded(f.network_share, 3),
            kasm_latency.launch_cost(coalesce(f.chain_p50, 10), f.rtt_ms, coalesce(f.server_p50_ms, 0)),
-           kasm_latency.launch_cost(coalesce(f.chain_p50, 10), 0.5, coalesce(f.server_p50_ms, 0)),
+           kasm_latency.launch_cost(coalesce(f.chain_p50, 10), kasm_latency_internal.colocated_ms(), coalesce(f.server_p50_ms, 0)),
            f.chain_p50, kasm_latency_internal.percentile_whole(f.chain_lengths, 0.95),
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.5),
            kasm_latency_internal.percentile_ms(f.chain_durations, 0.95),
@@ -92,8 +92,8 @@ AS $$
                coalesce(i.client_share * i.round_trip_in_chain_ms, 0) AS client_ms,
                coalesce(i.lock_share * i.round_trip_in_chain_ms, 0) AS lock_ms,
                coalesce(a.queries, i.chain_p50, 10) AS queries,
-               -- SQLAlchemy's pool as Kasm sets it up: pool_size 10 and max_overflow 20
-               30 AS pool, 0.5::double precision AS colocated_ms, kasm_latency_internal.limit_ms() AS limit_ms,
+               kasm_latency_internal.pool_size() AS pool, kasm_latency_internal.colocated_ms() AS colocated_ms,
+               kasm_latency_internal.limit_ms() AS limit_ms,
                row_number() OVER () AS place
         -- by way of "asked", so that a bad argument is refused where there is no host too
         FROM asked AS a

@@ -27,7 +27,7 @@ AS $$
         SELECT c.*, f.queries, l.limit_ms,
                kasm_latency_internal.probe_verdict(c.rtt_ms, c.turnaround_min_ms, l.limit_ms) AS verdict,
                kasm_latency.launch_cost(f.queries, c.rtt_ms, f.server_ms) AS launch_ms,
-               kasm_latency.launch_cost(f.queries, 0.5, f.server_ms) AS launch_ms_colocated,
+               kasm_latency.launch_cost(f.queries, kasm_latency_internal.colocated_ms(), f.server_ms) AS launch_ms_colocated,
                kasm_latency_internal.ms_text(c.rtt_ms) AS rtt, kasm_latency_internal.ms_text(c.turnaround_min_ms) AS turnaround,
                kasm_latency_internal.ms_text(l.limit_ms) AS limit_text
         FROM connection AS c, fleet AS f, kasm_latency_internal.limit_ms() AS l (limit_ms))

@@ -18,8 +18,7 @@ RETURNS text
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- SQLAlchemy's pool as Kasm sets it up
-    WITH pool AS (SELECT 30 AS size),
+    WITH pool AS (SELECT kasm_latency_internal.pool_size() AS size),
     places AS MATERIALIZED (
         SELECT p.*, pool.size, s.held_ms, 1000 * pool.size / s.held_ms AS most_per_s
         FROM pool
