@@ -7,8 +7,8 @@
  * without locks.
  *
  * The file holds a header, each client's identity and history and the pairs as
- * they lie in memory, and a checksum.  Whatever changes these structs changes their size,
- * or SAVE_VERSION has to be raised.
+ * they lie in memory, and a checksum.  Whatever changes these structs changes
+ * their size, or SAVE_VERSION has to be raised.
  *
  * It is written under a temporary name, synced and renamed.  It is unlinked
  * when the first client is there, or at a reset: until then nothing was counted that is not

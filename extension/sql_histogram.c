@@ -325,10 +325,9 @@ service_times(const Histogram *durations, const Histogram *lengths,
 	double mean_us = 0;
 	double length_found = 0;
 	double left_us = 0;
-	uint64 n = 0;
+	int64 n = count_cells(durations->counts, 0, HISTOGRAM_CELLS);
 
-	if (histogram_percentile(durations->counts, 0.5, NO_SUM) < 0 ||
-		histogram_percentile_whole(lengths->counts, 0.5) < 0)
+	if (n == 0 || count_cells(lengths->counts, 0, HISTOGRAM_CELLS) == 0)
 		return -1;
 	for (int i = 0; i < QUANTILES; i++)
 	{
@@ -341,8 +340,6 @@ service_times(const Histogram *durations, const Histogram *lengths,
 		mean_us += us[i] / QUANTILES;
 		length_found += length[i] / QUANTILES;
 	}
-	for (int i = 0; i < HISTOGRAM_CELLS; i++)
-		n += durations->counts[i];
 	if (durations->sum_us > 0)
 		mean_us = (double) durations->sum_us / (double) n;
 

@@ -56,19 +56,23 @@ until_true("SELECT watcher_pid <> $pid FROM kasm_latency.info", 'SIGTERM: it com
 
 # ----- history without cron
 
-# a reload that names the database brings a snapshot at once
+# a reload that names the database brings a snapshot at once; nothing shows that
+# the watcher has read its settings, but it takes no longer than that
+sub name_database
+{
+	my ($database) = @_;
+	set('history_database', $database);
+	usleep(100_000);
+	return;
+}
 sub snapshot_in
 {
 	my ($database) = @_;
-	set('history_database', q(''));
+	name_database(q(''));
 	$node->poll_query_until('postgres', q(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'kasm_latency history'));
-	sleep_until_read();
-	set('history_database', $database);
-	sleep_until_read();
+	name_database($database);
 	return;
 }
-# the watcher has read its settings when it has looked at a wait since
-sub sleep_until_read { usleep(100_000); return }
 
 my $client = RawClient->new(port => $node->port, user => 'app', database => 'postgres');
 $client->exchange(1, RawClient::query($_)) foreach (('BEGIN', ('SELECT 1') x 10, 'COMMIT') x 4);
