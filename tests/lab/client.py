@@ -26,7 +26,9 @@ commit); it is slept through, or with --busy the processor's.  --vary makes
 each piece of it longer by chance, up to that share.
 
 Prints what it counted as JSON: launches, exchanges, and blocks (transactions
-of more than one exchange), null where it cannot know; and waited_s.
+of more than one exchange), null where it cannot know; waited_s; and cycle_ms,
+of launches by psycopg2: from asking one query to asking the next, by its own
+clock, the shortest of each launch, of these the median.
 """
 import argparse
 import asyncio
@@ -34,6 +36,7 @@ import io
 import json
 import random
 import select
+import statistics
 import threading
 import time
 
@@ -81,16 +84,23 @@ def launches(options, counted):
 
     def launch():
         cursor = conn.cursor()
+        asked = []
         if options.begin:
             cursor.execute("BEGIN")
         for i in range(options.queries):
             work(options)
+            asked.append(time.monotonic())
             if i == 1 and options.update:
                 usual_s = update(cursor, None)
             elif i == 2 and options.update:
                 wait(counted, update(cursor, random.choice(options.update)) - usual_s)
             else:
                 cursor.execute("SELECT %s", (i,))
+        # the first query takes BEGIN's time too
+        cycles = [after - before for before, after in zip(asked[1:], asked[2:])]
+        if cycles:
+            with counted["lock"]:
+                counted["cycles"].append(min(cycles))
         if not options.autocommit:
             work(options)
             if options.begin:
@@ -327,7 +337,7 @@ def main():
     parser.add_argument("--connections", type=int, default=1)
     options = parser.parse_args()
 
-    counted = {"launches": 0, "exchanges": 0, "blocks": 0, "waited_s": 0, "lock": threading.Lock()}
+    counted = {"launches": 0, "exchanges": 0, "blocks": 0, "waited_s": 0, "cycles": [], "lock": threading.Lock()}
     failed = []
 
     def run():
@@ -344,6 +354,8 @@ def main():
     if failed:
         raise failed[0]
     del counted["lock"]
+    cycles = counted.pop("cycles")
+    counted["cycle_ms"] = statistics.median(cycles) * 1000 if cycles else None
     print(json.dumps(counted))
 
 
