@@ -27,7 +27,7 @@ each piece of it longer by chance, up to that share.
 
 Prints what it counted as JSON: launches, exchanges, and blocks (transactions
 of more than one exchange), null where it cannot know; waited_s; and cycle_ms,
-of launches by psycopg2: from asking one query to asking the next, by its own
+of launches by psycopg2: from asking one thing to asking the next, by its own
 clock, the shortest of each launch, of these the median.
 """
 import argparse
@@ -66,6 +66,13 @@ def count(counted, launches, exchanges, blocks):
         counted["blocks"] += blocks
 
 
+def shortest_cycle(counted, asked):
+    """Of a launch, from when its queries were asked."""
+    if len(asked) > 1:
+        with counted["lock"]:
+            counted["cycles"].append(min(after - before for before, after in zip(asked, asked[1:])))
+
+
 def wait(counted, seconds):
     with counted["lock"]:
         counted["waited_s"] += seconds
@@ -96,17 +103,14 @@ def launches(options, counted):
                 wait(counted, update(cursor, random.choice(options.update)) - usual_s)
             else:
                 cursor.execute("SELECT %s", (i,))
-        # the first query takes BEGIN's time too
-        cycles = [after - before for before, after in zip(asked[1:], asked[2:])]
-        if cycles:
-            with counted["lock"]:
-                counted["cycles"].append(min(cycles))
         if not options.autocommit:
             work(options)
+            asked.append(time.monotonic())
             if options.begin:
                 cursor.execute("COMMIT")
             else:
                 conn.commit()
+        shortest_cycle(counted, asked)
 
     done = repeat(options, launch)
     if options.autocommit:
@@ -125,6 +129,11 @@ class CountedCursor(psycopg2.extensions.cursor):
 class CountedConnection(psycopg2.extensions.connection):
     """Counts what SQLAlchemy asks for by itself too, as when it connects."""
     exchanges = blocks = 0
+    counted = None  # where the launches' cycles go
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.times = []
 
     def in_transaction(self):
         return self.get_transaction_status() != psycopg2.extensions.TRANSACTION_STATUS_IDLE
@@ -132,11 +141,16 @@ class CountedConnection(psycopg2.extensions.connection):
     def asked(self):
         # the driver sends BEGIN first
         self.exchanges += 1 if self.in_transaction() or self.autocommit else 2
+        self.times.append(time.monotonic())
 
     def ended(self):
         if self.in_transaction():
             self.exchanges += 1
             self.blocks += 1
+            self.times.append(time.monotonic())
+        if self.counted:
+            shortest_cycle(self.counted, self.times)
+        self.times = []
 
     def cursor(self, *args, cursor_factory=None, **options):
         return super().cursor(*args, cursor_factory=CountedCursor, **options)
@@ -157,6 +171,7 @@ def sqlalchemy_launches(options, counted):
 
     def connect():
         made.append(psycopg2.connect(options.dsn, connection_factory=CountedConnection))
+        made[-1].counted = counted
         return made[-1]
 
     engine = create_engine("postgresql+psycopg2://", creator=connect, pool_size=10, max_overflow=20)
