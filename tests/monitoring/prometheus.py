@@ -48,7 +48,7 @@ def require(condition, problem):
 
 
 def get(at, path):
-    with urllib.request.urlopen(f"http://{at}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{at}{path}", timeout=60) as answer:
         return answer.read().decode()
 
 
