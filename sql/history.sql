@@ -66,12 +66,40 @@ SELECT kasm_latency.assert_in_band();
 SELECT kasm_latency.assert_in_band('warning');
 SELECT kasm_latency.assert_in_band('info');
 SELECT kasm_latency.assert_in_band(NULL);
+SELECT kasm_latency.assert_in_band(raise => NULL);
+-- its transactions are far by a limit that is below every turnaround: a warning, raised or only said, in the same words
+SET kasm_latency.rtt_limit = '0.001ms';
+SET kasm_latency.min_samples = 1;
+BEGIN; SELECT 'a block'; COMMIT;
+BEGIN; SELECT 'a block'; COMMIT;
+BEGIN; SELECT 'a block'; COMMIT;
+BEGIN; SELECT 'a block'; COMMIT;
+SELECT kasm_latency.assert_in_band(raise => false);
+DO $$
+DECLARE
+    said text := kasm_latency.assert_in_band('warning', raise => false);
+BEGIN
+    RAISE INFO '%', regexp_replace(said, '\(.*\)', '(...)');
+    PERFORM kasm_latency.assert_in_band('warning');
+EXCEPTION WHEN raise_exception THEN
+    RAISE INFO '%: the same: %', SQLSTATE, said = 'WARNING: ' || SQLERRM;
+END
+$$;
+RESET kasm_latency.rtt_limit;
+RESET kasm_latency.min_samples;
 
 -- in the form of a Prometheus histogram: bounds that never change, counts that never fall
+SELECT array_length(upper_s, 1) AS buckets, upper_s, cumulative[19] BETWEEN count - 5 AND count AS all_counted,
+       -- as many as the fine ones say
+       (SELECT count(*)
+        FROM kasm_latency.host_buckets('server', fine => true) AS f,
+             unnest(b.upper_s, b.cumulative) AS few (le, n), unnest(f.upper_s, f.cumulative) AS fine (le, n)
+        WHERE f.host = b.host AND fine.le = few.le AND fine.n BETWEEN few.n AND few.n + 5) AS agree
+FROM kasm_latency.host_buckets('server') AS b;
 SELECT array_length(upper_s, 1) AS buckets, upper_s[1] AS first, upper_s[141] AS hundred_ms, upper_s[211] AS last,
        cumulative[211] BETWEEN count - 5 AND count AS all_counted, count > 10 AS some, sum_s > 0 AS sum,
        (SELECT bool_and(c >= coalesce(p, 0)) FROM (SELECT c, lag(c) OVER () AS p FROM unnest(cumulative) AS c) AS x) AS grows
-FROM kasm_latency.host_buckets('server');
+FROM kasm_latency.host_buckets('server', fine => true);
 SELECT count(*) FROM kasm_latency.host_buckets('turnaround');
 SELECT count(*) FROM kasm_latency.host_buckets('nothing');
 

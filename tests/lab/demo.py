@@ -82,9 +82,9 @@ def write_report(server):
 
 
 def report(server, worst):
+    show(server, "SELECT kasm_latency.summary()", "-t")
     show(server, HOSTS_QUERY)
     show(server, FLAGGED_QUERY, "-x")
-    show(server, "SELECT kasm_latency.summary()", "-x")
     show(server, "SELECT host, conclusion, next_step FROM kasm_latency.diagnose()", "-x")
     show(server, f"SELECT * FROM kasm_latency.histogram('turnaround', '{worst}')")
     write_report(server)

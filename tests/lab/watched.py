@@ -1,6 +1,6 @@
 """A far host appears, and all that watches says so: pg_cron's job fails, cron's
-command fails and says why, check_postgres is critical, the report names it.  It
-is moved near: all clear.
+command fails and says why, or says so without an error in the log, check_postgres
+is critical, the report names it.  It is moved near: all clear.
 
     watched.py BINDIR USER [REPORT]
 
@@ -22,6 +22,7 @@ SCRIPT_OF_TEST = ("<script>document.title = 'scroll ' + document.documentElement
                   "+ window.innerWidth + ' bold ' + document.querySelectorAll('b b').length</script></body>")
 CHECK = ("SELECT coalesce(max(CASE severity WHEN 'critical' THEN 2 ELSE 1 END), 0) AS result, "
          "string_agg(host, ', ') AS hosts FROM kasm_latency.flagged")
+QUIET_CHECK = "SELECT kasm_latency.assert_in_band(raise => false)"
 WEEK = """INSERT INTO kasm_latency.history (taken_at, host, host_role, rtt_ms, turnaround_p50_ms, verdict)
 SELECT date_trunc('minute', now()) - n * interval '5 min', host, 'webapp', rtt_ms * (1 + 0.1 * sin(n / 50.0)), rtt_ms * 1.1,
        CASE WHEN rtt_ms < 10 THEN 'in_band' ELSE 'out_of_band' END
@@ -68,25 +69,28 @@ class Watched:
             lab.run("mount", "--bind", empty, file)
         with open("/etc/cron.d/kasm_latency", "w") as table:
             # as in docs/operations.md, but that the output goes to a file, not by mail
-            table.write(f"PATH={self.bindir}:/usr/bin:/bin\n"
-                        f"* * * * * {self.user} psql -XqAt -h {self.server.dir} -p {self.server.port} -U monitor -d postgres "
-                        f"-v VERBOSITY=terse -c \"SELECT kasm_latency.assert_in_band()\" > {self.dir}/said.new 2>&1; "
-                        f"echo $? >> {self.dir}/said.new; mv {self.dir}/said.new {self.dir}/said\n")
+            psql = f"psql -XqAt -h {self.server.dir} -p {self.server.port} -U monitor -d postgres"
+            table.write(f"PATH={self.bindir}:/usr/bin:/bin\n")
+            for file, command in (("said", f"{psql} -v VERBOSITY=terse -c \"SELECT kasm_latency.assert_in_band()\""),
+                                  ("mailed", f"{psql} -c \"{QUIET_CHECK}\" | grep -v ^OK")):
+                said = f"{self.dir}/{file}"
+                table.write(f"* * * * * {self.user} ({command}) > {said}.new 2>&1; echo $? >> {said}.new; mv {said}.new {said}\n")
         self.cron = lab.subprocess.Popen(["cron", "-f"], stdin=subprocess.DEVNULL)
         self.psql("SELECT cron.schedule('check', '* * * * *', 'SELECT kasm_latency.assert_in_band()')",
                   "SELECT cron.schedule('snapshot', '* * * * *', 'SELECT kasm_latency.snapshot()')")
 
-    def cron_said(self):
+    def cron_said(self, file="said"):
         try:
-            with open(self.dir + "/said") as said:
+            with open(os.path.join(self.dir, file)) as said:
                 return said.read()
         except OSError:
             return ""
 
     def forget_cron(self):
         self.psql("DELETE FROM cron.job_run_details")
-        if os.path.exists(self.dir + "/said"):
-            os.unlink(self.dir + "/said")
+        for file in ("said", "mailed"):
+            if os.path.exists(os.path.join(self.dir, file)):
+                os.unlink(os.path.join(self.dir, file))
 
     def job(self, name):
         """pg_cron's newest finished run of a job: status and message."""
@@ -188,16 +192,21 @@ class Watched:
             require("All 2 hosts are within 10 ms of the database" in page, "the report does not conclude")
 
         # each runs at the full minute
-        lab.wait_until(lambda: self.job("check") and self.job("snapshot") and self.cron_said(), 120)
-        job, snapshot, said = self.job("check"), self.job("snapshot"), self.cron_said()
+        lab.wait_until(lambda: self.job("check") and self.job("snapshot") and self.cron_said() and self.cron_said("mailed"), 120)
+        job, snapshot, said, mailed = self.job("check"), self.job("snapshot"), self.cron_said(), self.cron_said("mailed")
         require(job and job[0] == ("failed" if far else "succeeded"), f"pg_cron's job: {job}")
         if far:
             require(job and FAR + " is out_of_band" in job[1], f"pg_cron's message: {job}")
             require(FAR + " is out_of_band" in said and said.endswith("\n1\n"), f"cron: {said}")
+            require(mailed.startswith(f"CRITICAL: 1 host is flagged: {FAR} is out_of_band"), f"cron mails: {mailed}")
+            # the one that raises is in the server's log, the other one is not
+            failed = {line.split("STATEMENT:")[1].strip() for line in self.server.log_text().splitlines() if "STATEMENT:" in line}
+            require("SELECT kasm_latency.assert_in_band()" in failed and QUIET_CHECK not in failed, f"the log has errors of {failed}")
         else:
             require(said == "OK: 2 hosts measured, none of them out of band\n0\n", f"cron: {said}")
+            require(mailed == "1\n", f"cron mails: {mailed}")  # nothing, and so grep says
         require(snapshot and snapshot[0] == "succeeded", f"pg_cron's snapshot: {snapshot}")
-        print(f"pg_cron: {job}\ncron: {said!r}", flush=True)
+        print(f"pg_cron: {job}\ncron: {said!r}\ncron, without an error: {mailed!r}", flush=True)
 
     def launch(self):
         self.clients = [host.client("--seconds", "600", "--pause", "0.1") for host in (self.far, self.near)]

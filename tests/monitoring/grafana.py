@@ -160,10 +160,10 @@ async def live_hosts(server):
 
 
 def check_structure(dashboard):
-    """What Grafana 9 and later need to load it."""
+    """What Grafana 10 and later need to load it."""
     for key, kind in (("uid", str), ("title", str), ("schemaVersion", int), ("panels", list), ("templating", dict), ("time", dict)):
         require(isinstance(dashboard.get(key), kind), f"{key} is {dashboard.get(key)!r}")
-    require(dashboard["schemaVersion"] >= 36, "a schema older than Grafana 9")
+    require(dashboard["schemaVersion"] >= 39, "a schema older than Grafana 10's")
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     require(variables["datasource"]["type"] == "datasource" and variables["datasource"]["query"] == "postgres", "no data source to choose")
     source = {"type": "postgres", "uid": "${datasource}"}

@@ -1,7 +1,7 @@
 """Debian's postgres_exporter and Prometheus, with the files of docs/monitoring,
 watch hosts at real distances: alerts fire for who is far, in doubt, has no
 business here or makes others wait, and clear when that is mended; histogram_quantile agrees with
-"hosts"; sql_exporter.yml says the same as postgres_exporter.yml; and it is
+"hosts", as far as its buckets go, few or fine; sql_exporter.yml says the same as postgres_exporter.yml; and it is
 noticed when nothing is seen any more.
 
     prometheus.py BINDIR USER          hold all that against the truth
@@ -35,6 +35,8 @@ VERDICTS = {("KasmWebAppFar", "critical", FAR), ("KasmProxyAtDatabase", "warning
             ("KasmWebAppUnproven", "warning", THINKS)}
 WANTED = VERDICTS | {("KasmHostMakesOthersWait", "warning", FAR)}
 UPDATING = ("webapp-1", FAR)  # the same row
+# buckets of a histogram, the last one without a bound: of the few that are exported, and of the fine ones
+FEW, FINE = 20, 212
 SAMPLE = re.compile(r'^(\w+)(?:\{(.*)\})? (\S+)$')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 problems = []
@@ -46,7 +48,7 @@ def require(condition, problem):
 
 
 def get(at, path):
-    with urllib.request.urlopen(f"http://{at}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{at}{path}", timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -86,6 +88,16 @@ class Monitoring:
         self.running.append(process)
         return process
 
+    def queries(self):
+        """postgres_exporter.yml, and its turnarounds once more in fine buckets."""
+        with open(os.path.join(DOCS, "postgres_exporter.yml")) as file:
+            queries = file.read()
+        histogram = re.search(r"^kasm_latency_turnaround:\n(?: .*\n)+", queries, re.M)[0]
+        fine = histogram.replace("kasm_latency_turnaround:", "kasm_latency_fine_turnaround:")
+        fine, chosen = re.subn(r"host_buckets\('turnaround'\)", "host_buckets('turnaround', fine => true)", fine)
+        require(chosen == 1, "postgres_exporter.yml: where are the buckets chosen?")
+        return self.write("postgres_exporter.yml", queries + "\n" + fine)
+
     def start(self):
         self.hosts = {name: lab.Host(name, rtt_ms, self.user) for name, rtt_ms in HOSTS.items()}
         self.server.start()
@@ -96,7 +108,7 @@ class Monitoring:
             self.server.psql(f"SELECT kasm_latency.register_host('{host.addr}', '{name}', '{role}', 'lab')",
                              options=["-o", "/dev/null"])
         self.exporter = self.program(shutil.which(EXPORTER), f"--web.listen-address={EXPORTER_AT}",
-                                     "--extend.query-path=" + os.path.join(DOCS, "postgres_exporter.yml"))
+                                     "--extend.query-path=" + self.queries())
         # the rules as they are, but that they wait no minutes (promtool counts these), and look back on none
         with open(os.path.join(DOCS, "alerts.yml")) as rules:
             rules, shortened = re.subn(r"\bfor: \w+", "for: 1s", rules.read())
@@ -182,18 +194,23 @@ scrape_configs:
         counts = {row["host"]: float(row["count"]) for row in self.server.rows(
             "SELECT host, count FROM kasm_latency.host_buckets('turnaround')") if row["host"] in HOSTS}
         require(set(counts) == set(HOSTS), f"turnarounds were counted of {set(counts)}")
-        histogram = 'kasm_latency_turnaround_seconds'
-        scraped = lab.wait_until(
-            lambda: {h: n for h, n in self.by_host(histogram + "_count").items() if h in HOSTS} == counts)
-        require(scraped, f"Prometheus counts {self.by_host(histogram + '_count')}, not {counts}")
+        few, fine = "kasm_latency_turnaround_seconds", "kasm_latency_fine_turnaround_seconds"
+        for histogram in (few, fine):
+            scraped = lab.wait_until(
+                lambda: {h: n for h, n in self.by_host(histogram + "_count").items() if h in HOSTS} == counts)
+            require(scraped, f"Prometheus counts {self.by_host(histogram + '_count')}, not {counts}")
+        bounds = sorted(float(labels["le"]) * 1000 for labels, _ in self.query(f'{few}_bucket{{host="{FAR}"}}'))
         for fraction, column in ((0.5, "turnaround_p50"), (0.95, "turnaround_p95")):
-            quantiles = self.by_host(f"histogram_quantile({fraction}, {histogram}_bucket)")
+            quantiles, narrow = (self.by_host(f"histogram_quantile({fraction}, {histogram}_bucket)") for histogram in (few, fine))
             gauges = self.by_host(f"kasm_latency_host_{column}_seconds")
             for name in HOSTS:
                 said = float(host_rows[name][column + "_ms"])
-                quantile, gauge = quantiles[name] * 1000, gauges[name] * 1000
-                self.say(f"{name:10} {column} hosts {said:9.3f} ms  histogram_quantile {quantile:9.3f} ms")
-                require(abs(quantile - said) <= 0.1 * said, f"{name}: {column} is {said}, histogram_quantile {quantile}")
+                quantile, close, gauge = quantiles[name] * 1000, narrow[name] * 1000, gauges[name] * 1000
+                self.say(f"{name:10} {column} hosts {said:9.3f} ms  histogram_quantile {quantile:9.3f} ms  fine {close:9.3f} ms")
+                # as far as buckets go: it is in the right one
+                require(any(low * 0.999 <= min(said, quantile) and max(said, quantile) <= high * 1.001
+                            for low, high in zip(bounds, bounds[1:])), f"{name}: {column} is {said}, histogram_quantile {quantile}")
+                require(abs(close - said) <= 0.1 * said, f"{name}: {column} is {said}, histogram_quantile of fine buckets {close}")
                 require(abs(gauge - said) < 1e-6 * said, f"{name}: {column} is {said}, the gauge {gauge}")
         for name, rtt in self.by_host('kasm_latency_host_rtt_seconds{host!="[local]"}').items():
             require(abs(rtt * 1000 - float(host_rows[name]["rtt_ms"])) < 1e-6, f"{name}: a round trip of {rtt} s")
@@ -225,7 +242,8 @@ scrape_configs:
     def check_series(self):
         """A series per host, whatever its connections; no labels but those."""
         for name, per_host in (("kasm_latency_exchanges_total", 1), ("kasm_latency_host_rtt_seconds", 1),
-                               ("kasm_latency_turnaround_seconds_bucket", 212)):
+                               ("kasm_latency_turnaround_seconds_bucket", FEW), ("kasm_latency_server_time_seconds_bucket", FEW),
+                               ("kasm_latency_fine_turnaround_seconds_bucket", FINE)):
             for host in HOSTS:
                 found = len(self.query(f'{name}{{host="{host}"}}'))
                 require(found == per_host, f"{name} of {host} has {found} series")
@@ -254,7 +272,7 @@ scrape_configs:
                 if row[column] is not None:
                     said[metric["metric_name"], labels] = float(row[column])
         exported = {(name, frozenset(label for label in labels if label[0] != "server")): value
-                    for (name, labels), value in self.exported().items() if value == value}
+                    for (name, labels), value in self.exported().items() if value == value and "_fine_" not in name}
 
         def quiet(samples):
             return {key: value for key, value in samples.items()
@@ -319,7 +337,7 @@ scrape_configs:
 
     def show_series(self):
         for line in get(EXPORTER_AT, "/metrics").splitlines():
-            if f'host="{FAR}"' in line and "_bucket" not in line:
+            if f'host="{FAR}"' in line and "_bucket" not in line and "_fine_" not in line:
                 print(re.sub(r'server="[^"]*",', "", line))
         for alert in json.loads(get(PROMETHEUS_AT, "/api/v1/alerts"))["data"]["alerts"]:
             print(alert["state"], alert["labels"]["severity"], alert["annotations"]["summary"])
