@@ -279,9 +279,9 @@ copied(Script *script, const char *sql, const char *rows)
 
 #define N_SCRIPTS 12
 static Script scripts[N_SCRIPTS] = {
-	{ .weight = 8, .plain = true },	 { .weight = 8, .plain = true },
+	{ .weight = 24, .plain = true }, { .weight = 12, .plain = true },
 	{ .weight = 1, .plain = true },	 { .weight = 4, .plain = true },
-	{ .weight = 1, .plain = true },	 { .weight = 8, .plain = false },
+	{ .weight = 2, .plain = true },	 { .weight = 8, .plain = false },
 	{ .weight = 4, .plain = false }, { .weight = 3, .plain = false },
 	{ .weight = 1, .plain = false }, { .weight = 1, .plain = false },
 	{ .weight = 2, .plain = false }, { .weight = 2, .plain = false },

@@ -205,7 +205,7 @@ class Exchanges:
         with open(self.script, "w") as script:
             script.write(SCRIPT)
         self.clients = Clients(self.server)
-        self.beside = {"views": Beside(self.read_views, 4), "resets": Beside(self.reset_others, 1), "pgbench": Beside(self.run_bench, 0)}
+        self.beside = {"views": Beside(self.read_views, 4), "resets": Beside(self.reset_others, 9), "pgbench": Beside(self.run_bench, 0)}
 
     # ----- beside the load
 
