@@ -38,6 +38,7 @@ from rawclient import Connection, Failed, query  # noqa: E402
 EMPTY = "no saved statistics; starting empty"
 NOT_SAVED = 'could not write file "pg_stat/kasm_latency.stat.tmp": No space left on device'
 UNREAD_S = 60
+PATIENCE_S = 60
 SHMALL = "/proc/sys/kernel/shmall"
 SCRIPT = "BEGIN;\nSELECT 1;\nUPDATE loaded SET n = n + 1 WHERE id = :client_id;\nCOMMIT;\n"
 SETTINGS = """
@@ -111,7 +112,7 @@ class Faults:
                               str(self.server.port), "-U", "kasmapp", "-c", "8", "-T", "600", "-f", script, "kasm",
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         sql = "SELECT sum(round_trips) > 1000 FROM kasm_latency.connections WHERE client_addr = '127.0.0.1'"
-        require(lab.wait_until(lambda: self.one(sql) == "t"), "there is no load")
+        require(lab.wait_until(lambda: self.one(sql) == "t", PATIENCE_S), "there is no load")
 
     def end_load(self):
         if self.load:
@@ -135,7 +136,8 @@ class Faults:
         return rows[0] if rows else None
 
     def gone(self, addr):
-        return lab.wait_until(lambda: self.one(f"SELECT count(*) FROM kasm_latency.connections WHERE client_addr = '{addr}'") == "0")
+        sql = f"SELECT count(*) FROM kasm_latency.connections WHERE client_addr = '{addr}'"
+        return lab.wait_until(lambda: self.one(sql) == "0", PATIENCE_S)
 
     def known(self):
         """A set of exchanges that is known: its address."""
@@ -164,7 +166,7 @@ class Faults:
     def after(self, name, said, lost):
         """It is up; what was lost is, and nothing else; what is said of that."""
         sql = "SELECT count(*) FROM kasm_latency.info WHERE watcher_pid IS NOT NULL"
-        require(lab.wait_until(lambda: self.try_one(sql) == "1", 60), f"{name}: it is not up, with its watcher")
+        require(lab.wait_until(lambda: self.try_one(sql) == "1", PATIENCE_S), f"{name}: it is not up, with its watcher")
         self.end_load()
         now = self.figures(self.addr)
         if lost:
@@ -187,20 +189,20 @@ class Faults:
     def backend_killed(self):
         self.before(load=True)
         os.kill(int(self.one("SELECT pid FROM pg_stat_activity WHERE usename = 'kasmapp' LIMIT 1")), signal.SIGKILL)
-        require(lab.wait_until(lambda: "all server processes terminated" in self.log()), "nothing happened")
+        require(lab.wait_until(lambda: "all server processes terminated" in self.log(), PATIENCE_S), "nothing happened")
         self.after("a backend killed", [EMPTY], lost=True)
 
     def watcher_killed(self):
         self.before(load=True)
         os.kill(int(self.one("SELECT watcher_pid FROM kasm_latency.info")), signal.SIGKILL)
-        require(lab.wait_until(lambda: "all server processes terminated" in self.log()), "nothing happened")
+        require(lab.wait_until(lambda: "all server processes terminated" in self.log(), PATIENCE_S), "nothing happened")
         self.after("the watcher killed", [EMPTY], lost=True)
 
     def kill_postmaster(self):
         pid = self.postmaster()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)  # pg_ctl left it to the namespace's first process, which we are
-        require(lab.wait_until(lambda: not self.left(), 60), f"without a postmaster there are {self.left()}")
+        require(lab.wait_until(lambda: not self.left(), PATIENCE_S), f"without a postmaster there are {self.left()}")
 
     def postmaster_killed(self):
         self.before(load=True)
@@ -293,7 +295,7 @@ class Faults:
                 with own.cursor() as cursor:
                     cursor.execute("SELECT pg_terminate_backend(watcher_pid) FROM kasm_latency.info")
                     require(self.try_one("SELECT 1") is None, "a new client came")
-                    end = time.monotonic() + 60
+                    end = time.monotonic() + PATIENCE_S
                     while "could not fork worker process" not in self.log() and time.monotonic() < end:
                         for sql in ("BEGIN", "SELECT 1", "COMMIT"):
                             await conn.query(sql)
@@ -322,7 +324,7 @@ class Faults:
         self.server.stop()
         done = subprocess.run([*lab.as_user(self.user), "prlimit", "--nproc=1", os.path.join(self.server.bindir, "postgres"),
                                "-D", self.data], env=self.server.environ, cwd=self.server.dir, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)
         require(done.returncode == 1 and "could not fork startup process" in done.stdout,
                 f"it ended with {done.returncode}: {done.stdout[-500:]}")
         require("kasm_latency: " not in done.stdout, f"it says {done.stdout[-500:]}")
@@ -339,15 +341,19 @@ class Faults:
         await conn.query(f"UPDATE loaded SET n = n + 1 WHERE id = {blocker}")
         conn.writer.write(query("SELECT repeat('x', 1000) FROM generate_series(1, 40000)"))
         sql = f"SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = {pid}"
-        require(await asyncio.to_thread(lab.wait_until, lambda: self.one(sql) == "t"), "the server does not wait for it")
+        require(await asyncio.to_thread(lab.wait_until, lambda: self.one(sql) == "t", PATIENCE_S),
+                "the server does not wait for it")
         return conn, pid
 
     async def minute(self):
+        first = time.monotonic()
         reader, _ = await self.not_reading("127.7.0.1", 1)
-        began = time.monotonic()
         victim = await Connection.open(self.server.port, "127.7.0.2", user="kasmapp", database="kasm")
         wait = asyncio.create_task(victim.query("UPDATE loaded SET n = n + 1 WHERE id = 1"))
         other = await Connection.open(self.server.port, "127.7.0.3", user="kasmapp", database="kasm")
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        require(await asyncio.to_thread(lab.wait_until, lambda: self.one(sql) == "1", PATIENCE_S), "nobody waits for its lock")
+        began = time.monotonic()
         while time.monotonic() < began + UNREAD_S:
             for sql in ("BEGIN", "SELECT 1", "COMMIT"):
                 await other.query(sql)
@@ -358,7 +364,7 @@ class Faults:
         reader.exchanges += 1
         await reader.query("COMMIT")
         await wait
-        self.took = time.monotonic() - began
+        self.took = time.monotonic() - first
         for conn in (reader, victim, other):
             await conn.close()
         return {"127.7.0.1": reader, "127.7.0.2": victim, "127.7.0.3": other}
