@@ -2,7 +2,7 @@
 # copies of everything (see docs/development.md).
 
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
-C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c)
+C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c tests/long/*.c)
 
 .PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-container lab bench lint format reference dist deb
 
@@ -12,8 +12,10 @@ demo:
 test:
 	@$(RUN) test $(PARTS)
 
+# EXCHANGES=100000 for fewer
 test-long:
-	@SEQUENCES=10000 $(RUN) test $(or $(PARTS),soak limits abuse churn savefile watcher loads fuzz)
+	@SEQUENCES=10000 EXCHANGES=$(or $(EXCHANGES),10000000) $(RUN) test \
+		$(or $(PARTS),soak limits abuse churn savefile watcher faults loads fuzz exchanges)
 
 # VERSIONS="13 17" for some
 test-matrix:

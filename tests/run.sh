@@ -59,8 +59,9 @@ tar -C "$top" --exclude=.git --exclude=./dist --exclude='*.o' --exclude='*.so' -
 [ "$(id -u)" != 0 ] || chown -R "$user:$(id -g "$user")" "$work"
 chmod 755 "$work"
 tree=$work/tree
-gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE \
-	"$tree/tests/lab/relay.c" -o "$tree/tests/lab/relay"
+for program in lab/relay long/clients; do
+	gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE "$tree/tests/$program.c" -o "$tree/tests/$program"
+done
 export TMPDIR=$work
 flags=(EXTRA_CFLAGS=-Werror)
 [ "$what" != bench ] || flags+=(EXTRA_OBJS=tests/bench/fill.o)
@@ -165,6 +166,8 @@ part_savefile() { long savefile.py; }
 # a hundred in make test, ten thousand in test-long
 part_fuzz() { long fuzz.py "${SEQUENCES:-100}"; }
 part_watcher() { long watcher.py; }
+part_faults() { long faults.py; }
+part_exchanges() { long exchanges.py "${EXCHANGES:-100000}"; }
 
 # the same with 30 s of each load, and tight bounds: test-long
 part_loads() {
@@ -180,8 +183,8 @@ part_cost() {
 
 passed=0 failed=0 skipped=0
 declare -A job
-# what counts or times best when it is alone: in its turn
-alone() { [ "$1" = cost ] || [ "$1" = loads ]; }
+# what counts or times best when it is alone: in its turn, and heard as it goes
+alone() { [ "$1" = cost ] || [ "$1" = loads ] || [ "$1" = exchanges ]; }
 for part in $parts; do
 	! alone "$part" || continue
 	("part_$part" >"$work/$part.out" 2>&1) &
@@ -191,13 +194,13 @@ done
 summary=()
 for part in $parts; do
 	status=0
+	echo "----- $part"
 	if alone "$part"; then
-		("part_$part" >"$work/$part.out" 2>&1) || status=$?
+		("part_$part" 2>&1) | tee "$work/$part.out" || status=$?
 	else
 		wait "${job[$part]}" || status=$?
+		cat "$work/$part.out"
 	fi
-	echo "----- $part"
-	cat "$work/$part.out"
 	# what a test says that it left out
 	left_out=$(sed -n 's/^# NOT RUN: //p' "$work/$part.out" | paste -sd ',' | sed 's/,/, /g')
 	case $status in

@@ -52,11 +52,11 @@ want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher container; then
+if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
-if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher container; then
+if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container; then
 	want python3-psycopg2 python_module psycopg2
 fi
 if asked tap lab answers forecast loads bench cost; then

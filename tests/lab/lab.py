@@ -2,8 +2,8 @@
 
 A host is a network namespace, joined to the server's by a pair of TUN devices
 and a relay that delays IP packets (relay.c).  Everything lives in namespaces
-of the lab's own (network, mounts, processes), entered by enter(): when the
-lab's first process ends, however it ends, the kernel ends all others and
+of the lab's own (network, mounts, processes, System V's shared memory), entered
+by enter(): when the lab's first process ends, however it ends, the kernel ends all others and
 removes every namespace, device and mount with it.
 """
 import csv
@@ -48,7 +48,7 @@ def enter():
     process but one."""
     if os.environ.get(MARK) != "inside":
         os.environ[MARK] = "inside"
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork",
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork",
                               "--kill-child", "--mount-proc", PYTHON] + sys.argv)
     os.makedirs(NETNS_DIR, exist_ok=True)
     for private in (NETNS_DIR, "/dev/shm"):
