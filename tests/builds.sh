@@ -1,29 +1,31 @@
 #!/bin/bash
 # Build PostgreSQL from the distribution's source package in a way that shows
-# what an ordinary build hides, then the extension alike, and run the tests on
-# the two:
+# what an ordinary build hides, or from a source tree that somebody has, then
+# the extension alike, and run the tests on the two:
 #
 #	builds.sh assert [PART ...]	with assertions
 #	builds.sh asan [PART ...]	with AddressSanitizer and UBSan
 #	builds.sh memcheck [PART ...]	the server under valgrind
 #	builds.sh musl [PART ...]	with musl instead of glibc, as on Alpine
+#	builds.sh source [PART ...]	from the tree PG_SOURCE, of any version
 #
 # Parts are those of run.sh; what is the default: see below.  With "server" for
 # a part the server is built, and nothing is run.  Source and
 # servers are kept in BUILDS_DIR, and built anew where the way to build them
-# has changed.  Remove what is in there to get a newer PostgreSQL.
+# or the tree PG_SOURCE has changed.  Remove what is in there to get a newer
+# PostgreSQL.
 # shellcheck disable=SC2016 # of apt and make
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-build=${1:?assert, asan, memcheck or musl}
+build=${1:?assert, asan, memcheck, musl or source}
 shift
 cache=${BUILDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kasm_latency}
 
 # the make that called us is none of PostgreSQL's or the extension's business
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CFLAGS CPPFLAGS LDFLAGS COPT PROFILE
 
-"$here/setup.sh" builds
+"$here/setup.sh" builds "$build"
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 
@@ -40,9 +42,10 @@ add_kernel_headers() { # DIRECTORY
 # ----- what the builds are
 
 cc=gcc
-configure=(--enable-tap-tests --enable-debug --without-readline --without-zlib)
+configure=(--enable-tap-tests --enable-debug --without-readline --without-zlib --without-icu)
 parts="regress tap"
 limit=3600 # seconds, for the tests
+name=$build source=$cache/source
 case $build in
 	assert)
 		cflags="-Og"
@@ -64,6 +67,18 @@ case $build in
 		cc=musl-gcc
 		cflags="-O2"
 		add_kernel_headers "$cache/kernel-headers"
+		;;
+	source)
+		cflags="-O2"
+		configure+=(--with-openssl --with-gssapi)
+		tree=$(cd "${PG_SOURCE:?names a PostgreSQL source tree}" && pwd)
+		[ -x "$tree/configure" ] || {
+			echo "builds: $tree is no source tree of PostgreSQL: it has no configure" >&2
+			exit 2
+		}
+		# a server for each tree; what is built is a copy, so nothing is written there
+		name=source-$(echo "$tree" | cksum | cut -d ' ' -f 1)
+		source=$cache/$name.tree
 		;;
 	*)
 		echo "builds: no such build: $build" >&2
@@ -107,26 +122,36 @@ fetch_source() {
 	return 1
 }
 
+# A copy of PG_SOURCE, without what was built in it.
+copy_source() {
+	rm -rf "$source"
+	mkdir "$source"
+	tar -C "$tree" --exclude=./.git -cf - . | tar -C "$source" --no-same-owner -xf -
+	if [ -e "$source/config.status" ]; then
+		make -s -C "$source" distclean >&2
+	fi
+}
+
 # ----- the server
 
-server=$cache/$build
+server=$cache/$name
 
 build_server() {
-	local objects=$cache/$build.objects
+	local objects=$cache/$name.objects
 	rm -rf "$server" "$objects"
 	mkdir "$objects"
 	# The prefix names pgsql: so Debian's patches leave its layout alone.  The
 	# server will run from a copy: so its programs look for libpq beside them.
 	(
 		cd "$objects" &&
-			"$cache/source/configure" --prefix="$server/pgsql" "${configure[@]}" CC="$cc" CFLAGS="$cflags" &&
+			"$source/configure" --prefix="$server/pgsql" "${configure[@]}" CC="$cc" CFLAGS="$cflags" &&
 			make -s -j "$(nproc)" rpathdir='$$ORIGIN/../lib' &&
 			make -s rpathdir='$$ORIGIN/../lib' install &&
 			make -s -C contrib/pg_stat_statements install &&
 			make -s -C contrib/auto_explain install
-	) >"$cache/$build.log" 2>&1 || {
-		tail -n 40 "$cache/$build.log" >&2
-		echo "builds: the server was not built: see $cache/$build.log" >&2
+	) >"$cache/$name.log" 2>&1 || {
+		tail -n 40 "$cache/$name.log" >&2
+		echo "builds: the server was not built: see $cache/$name.log" >&2
 		return 1
 	}
 	rm -rf "$objects"
@@ -135,13 +160,19 @@ build_server() {
 # one at a time
 exec 9>"$cache/lock"
 flock 9
-[ -x "$cache/source/configure" ] || fetch_source
-exec 9>"$cache/$build.lock"
+[ "$build" = source ] || [ -x "$source/configure" ] || fetch_source
+exec 9>"$cache/$name.lock"
 flock 9
 recipe="$("$cc" --version | head -n 1); ${configure[*]}; $cflags"
+if [ "$build" = source ]; then
+	# names, sizes and times of all files: git and editors change them with what is in there
+	recipe+="; $tree $(find "$tree" -name .git -prune -o -type f -printf '%P %s %T@\n' | sort | sha256sum)"
+fi
 if [ "$(cat "$server/recipe" 2>/dev/null)" != "$recipe" ]; then
 	echo "builds: building PostgreSQL for $build"
+	[ "$build" != source ] || copy_source
 	build_server
+	[ "$build" != source ] || rm -rf "$source"
 	echo "$recipe" >"$server/recipe"
 fi
 
@@ -208,9 +239,7 @@ case $build in
 				--suppressions=$work/valgrind.supp "\$0.bin" "\$@"
 		END
 		chmod 755 "$work/pgsql/bin/postgres"
-		export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT=1200
-		export FAKETIME_SPEED=10 # a reading of the clocks takes longer
-		export SLOW_SERVER=1     # and every query, so that nothing short can be timed
+		export SLOW_SERVER=1
 		;;
 esac
 
@@ -225,5 +254,5 @@ if [ -n "$(find "$found" -type f -size +0 -print -quit)" ]; then
 	find "$found" -type f -size +0 -exec tail -n +1 {} +
 	status=1
 fi
-echo "builds: $build: $([ "$status" = 0 ] && echo passed || echo FAILED)"
+echo "builds: $build, $("$PG_CONFIG" --version): $([ "$status" = 0 ] && echo passed || echo FAILED)"
 exit "$status"

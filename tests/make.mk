@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c tests/long/*.c)
 
-.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-container lab bench lint format reference dist deb
+.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-source test-container lab bench lint format reference dist deb
 
 demo:
 	@$(RUN) demo
@@ -17,7 +17,7 @@ test-long:
 	@SEQUENCES=10000 EXCHANGES=$(or $(EXCHANGES),10000000) $(RUN) test \
 		$(or $(PARTS),soak limits abuse churn savefile watcher faults loads fuzz exchanges)
 
-# VERSIONS="13 17" for some
+# VERSIONS="13 17", "15/arm64" or "arm64" for some
 test-matrix:
 	@tests/matrix.sh $(VERSIONS)
 
@@ -28,6 +28,10 @@ test-upgrade:
 # on servers built for it
 test-assert test-asan test-memcheck test-musl:
 	@tests/builds.sh $(@:test-%=%) $(PARTS)
+
+# on one built from the source tree PG_SOURCE
+test-source:
+	@PG_SOURCE='$(PG_SOURCE)' tests/builds.sh source $(PARTS)
 
 # docs/kasm, in a stand-in for Kasm's container; SHOW=show prints what its steps print
 test-container:

@@ -2,35 +2,56 @@
 # Build, and run the regression and TAP tests, on every PostgreSQL version that
 # a Debian release has, each in a root directory with that release.
 #
-#	matrix.sh [VERSION ...]		of PostgreSQL; all below by default
+#	matrix.sh [VERSION[/ARCHITECTURE] | ARCHITECTURE ...]
+#
+# VERSION is PostgreSQL's, the architecture Debian's: the machine's own, if none
+# is named.  An architecture alone is 15 on it.  All versions by default, and
+# 15/arm64 where this machine can run it.
 #
 # The roots are made by mmdebstrap, and kept for the next run in MATRIX_DIR.
-# All that is mounted is mounted in a namespace of its own, so nothing of it
-# is left behind, however this ends.
+# All that is mounted in them is mounted in a namespace of its own, so nothing of
+# it is left behind, however this ends.  What another architecture takes is the
+# kernel's, and is put back: see can_run.
 set -euo pipefail
 
 declare -A release=([13]=bullseye [15]=bookworm [17]=trixie [18]=forky)
+# what else than the machine's own can be run, and qemu's name for it
+declare -A emulated=([arm64]=aarch64)
 # With all their suites, but for bullseye: what its security suite lists of
 # PostgreSQL's development package is no longer there.
 declare -A mirror=([bullseye]=http://deb.debian.org/debian)
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
 roots=${MATRIX_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kasm_latency/matrix}
-versions=${*:-13 15 17 18}
-for version in $versions; do
-	[ -n "${release[$version]:-}" ] || {
+native=$(dpkg --print-architecture)
+
+systems=() # VERSION/ARCHITECTURE
+# shellcheck disable=SC2048 # words
+for word in ${*:-13 15 17 18 15/arm64}; do
+	[ -z "${emulated[$word]:-}" ] || word=15/$word
+	version=${word%%/*} arch=${word#"$version"}
+	arch=${arch#/}
+	arch=${arch:-$native}
+	if [ -z "${release[$version]:-}" ]; then
 		echo "matrix: no Debian release with PostgreSQL $version is known here" >&2
 		exit 2
-	}
+	elif [ "$arch" != "$native" ] && [ -z "${emulated[$arch]:-}" ]; then
+		echo "matrix: $arch is neither this machine's architecture ($native) nor one of: ${!emulated[*]}" >&2
+		exit 2
+	fi
+	# by default 15/arm64 is 15, where that is the machine's own
+	[[ " ${systems[*]} " == *" $version/$arch "* ]] || systems+=("$version/$arch")
 done
 
 if [ "$(id -u)" != 0 ]; then
 	exec sudo env MATRIX_DIR="$roots" "$here/matrix.sh" "$@"
 fi
 
+add_packages() { # PACKAGE ...
+	apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@" >&2
+}
 if ! command -v mmdebstrap >/dev/null || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
-	apt-get -qq update
-	apt-get -qq install -y --no-install-recommends mmdebstrap debian-archive-keyring >&2
+	add_packages mmdebstrap debian-archive-keyring
 fi
 mkdir -p "$roots"
 exec 9>"$roots/lock"
@@ -52,27 +73,58 @@ contained() {
 	job=
 	return $status
 }
+binfmt=/proc/sys/fs/binfmt_misc
+registered=()
+mounted=
 clean_up() {
+	local entry
 	[ -z "$job" ] || {
 		kill -KILL "$job"
 		wait "$job"
 	} 2>/dev/null || true
+	for entry in "${registered[@]}"; do
+		[ ! -e "$entry" ] || echo -1 >"$entry"
+	done
+	[ -z "$mounted" ] || umount "$binfmt"
 	rm -rf "$roots"/*.new "$roots"/*/tmp/kasm_latency.*
 }
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# Let the kernel run programs of another architecture.  Where it does not yet, it
+# is told to run them by qemu, in the words of qemu's package: with the flag F, so
+# that a root needs no qemu of its own.  A machine with systemd is told by the
+# package; on others we do it, until we end.
+can_run() { # ARCHITECTURE
+	local name
+	[ "$1" != "$native" ] || return 0
+	name=qemu-${emulated[$1]}
+	command -v arch-test >/dev/null || add_packages arch-test || return 1
+	! arch-test "$1" >/dev/null || return 0
+	[ -e "/usr/lib/binfmt.d/$name.conf" ] || add_packages qemu-user-static || return 1
+	! arch-test "$1" >/dev/null || return 0
+	if [ ! -e "$binfmt/register" ]; then
+		mount -t binfmt_misc binfmt_misc "$binfmt" || return 1
+		mounted=yes
+	fi
+	if [ ! -e "$binfmt/$name" ]; then
+		registered+=("$binfmt/$name")
+		cat "/usr/lib/binfmt.d/$name.conf" >"$binfmt/register" || return 1
+	fi
+	arch-test "$1" >/dev/null
+}
+
 # what this machine tells apt about networks and mirrors holds for a root too
-make_root() { # RELEASE
+make_root() { # RELEASE ARCHITECTURE ROOT
 	local option options=()
 	while read -r option; do
 		options+=(--aptopt="$option")
 	done < <(apt-config dump | grep -E '^Acquire::(https?|Retries|Check-[A-Za-z-]+)[: ]')
-	echo "matrix: making $roots/$1"
-	contained mmdebstrap --quiet --mode=root --variant=minbase --include=make,netbase \
-		"${options[@]}" "$1" "$roots/$1.new" ${mirror[$1]:+"${mirror[$1]}"} &&
-		mv "$roots/$1.new" "$roots/$1"
+	echo "matrix: making $3"
+	contained mmdebstrap --quiet --mode=root --variant=minbase --include=make,netbase --architectures="$2" \
+		"${options[@]}" "$1" "$3.new" ${mirror[$1]:+"${mirror[$1]}"} &&
+		mv "$3.new" "$3"
 }
 
 # a fresh copy of the tree
@@ -86,7 +138,7 @@ copy_tree() { # ROOT
 }
 
 # dpkg first finishes what an interrupted run has left
-run_tests() { # ROOT
+run_tests() { # ROOT [VARIABLE=VALUE ...]
 	# shellcheck disable=SC2016 # expanded in there
 	contained /bin/bash -euc '
 		mount -t proc proc "$1/proc"
@@ -100,17 +152,29 @@ run_tests() { # ROOT
 				${http_proxy:+"http_proxy=$http_proxy"} "${@:2}"
 		}
 		inside "$1" dpkg --configure -a
-		inside "$1" make -s -C /kasm_latency test PARTS="regress tap"' matrix "$1"
+		inside "$@" make -s -C /kasm_latency test PARTS="regress tap"' matrix "$@"
 }
 
 failed=0
 summary=()
-for version in $versions; do
+for system in "${systems[@]}"; do
+	version=${system%/*} arch=${system#*/}
 	name=${release[$version]}
 	root=$roots/$name
-	echo "===== PostgreSQL $version: Debian $name"
-	if [ ! -d "$root" ] && ! make_root "$name"; then
-		summary+=("$version ($name): FAILED: no root")
+	settings=()
+	if [ "$arch" != "$native" ]; then
+		root+=-$arch
+		settings=(SLOW_SERVER=1)
+	fi
+	echo "===== PostgreSQL $version: Debian $name, $arch"
+	if ! can_run "$arch"; then
+		summary+=("$version ($name, $arch): NOT RUN: this machine cannot run $arch")
+		# which is a failure, where it was asked for
+		[ $# = 0 ] || failed=$((failed + 1))
+		continue
+	fi
+	if [ ! -d "$root" ] && ! make_root "$name" "$arch" "$root"; then
+		summary+=("$version ($name, $arch): FAILED: no root")
 		failed=$((failed + 1))
 		continue
 	fi
@@ -119,7 +183,7 @@ for version in $versions; do
 	status=0
 	exec 8> >(exec tee "$output")
 	tee=$!
-	run_tests "$root" >&8 2>&1 || status=$?
+	run_tests "$root" "${settings[@]}" >&8 2>&1 || status=$?
 	exec 8>&-
 	wait "$tee"
 	# what run.sh says of each part, in its last lines
@@ -129,7 +193,7 @@ for version in $versions; do
 		parts="FAILED: it has PostgreSQL ${exact:-of no version}"
 		status=1
 	fi
-	summary+=("${exact:-$version} ($name): ${parts:-FAILED: no test was run}")
+	summary+=("${exact:-$version} ($name, $arch): ${parts:-FAILED: no test was run}")
 	[ "$status" = 0 ] || failed=$((failed + 1))
 done
 echo "====="

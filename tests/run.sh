@@ -9,6 +9,8 @@
 #	run.sh test [PART ...]		parts: see below; all by default
 #
 # PG_CONFIG names the server to copy; TEST_USER the user when run by root.
+# SLOW_SERVER says that the server is emulated, by whatever it is: all that has
+# time gets more of it, and nothing short is timed.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,6 +28,10 @@ esac
 user=$(id -un)
 [ "$user" != root ] || user=${TEST_USER:-nobody}
 export PG_CONFIG=${PG_CONFIG:-pg_config}
+if [ -n "${SLOW_SERVER:-}" ]; then
+	export PGCTLTIMEOUT=600 PG_TEST_TIMEOUT_DEFAULT=1200
+	export FAKETIME_SPEED=10 # a reading of the clocks takes longer, too
+fi
 work=$(mktemp -d /tmp/kasm_latency.XXXXXX)
 work_jobs=()
 clean_up() {

@@ -3,7 +3,7 @@
 # from Debian's or Ubuntu's packages.  Says what it installs; does nothing
 # where all is there.
 #
-#	setup.sh PURPOSE ...		demo, lab, bench, builds, container, or a part of run.sh's tests
+#	setup.sh PURPOSE ...		demo, lab, bench, builds, source, container, or a part of run.sh's tests
 #
 # With PG_CONFIG set, that server is taken as it is; otherwise the
 # distribution's PostgreSQL is.  No cluster is made, and no package of a server
@@ -123,6 +123,11 @@ if asked container; then
 	want nftables program nft
 	want busybox-static busybox_is_static
 	want python3-yaml python_module yaml
+fi
+if asked source; then
+	# a tree may have come without what these make
+	want bison program bison
+	want flex program flex
 fi
 if asked builds; then
 	want dpkg-dev program dpkg-source

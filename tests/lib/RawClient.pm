@@ -6,6 +6,7 @@ use strict;
 use warnings;
 
 use IO::Socket::INET;
+use Test::More ();
 
 sub new
 {
@@ -118,6 +119,20 @@ sub leave
 	$self->send_burst(terminate());
 	$self->read_until('Z');
 	return;
+}
+
+# Is there a floor: does the kernel tell the round trip of a connection?  An
+# emulator of Linux need not pass on what it says.  Where there is none, WHAT
+# needs it is said to be left out.
+sub has_floor
+{
+	my ($what, %arg) = @_;
+	my $self = RawClient->new(%arg);
+	# struct tcp_info as far as tcpi_min_rtt
+	my $told = length(getsockopt($self->{sock}, Socket::IPPROTO_TCP(), Socket::TCP_INFO()) // '') >= 152;
+	$self->leave;
+	Test::More::diag("NOT RUN: $what: no TCP_INFO here") unless $told;
+	return $told;
 }
 
 1;
