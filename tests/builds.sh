@@ -7,6 +7,7 @@
 #	builds.sh asan [PART ...]	with AddressSanitizer and UBSan
 #	builds.sh memcheck [PART ...]	the server under valgrind
 #	builds.sh musl [PART ...]	with musl instead of glibc, as on Alpine
+#	builds.sh fetch			the source alone; prints where it is
 #
 # Parts are those of run.sh; what is the default: see below.  With "server" for
 # a part the server is built, and nothing is run.  Source and
@@ -16,14 +17,14 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-build=${1:?assert, asan, memcheck or musl}
+build=${1:?assert, asan, memcheck, musl or fetch}
 shift
 cache=${BUILDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kasm_latency}
 
 # the make that called us is none of PostgreSQL's or the extension's business
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CFLAGS CPPFLAGS LDFLAGS COPT PROFILE
 
-"$here/setup.sh" builds
+"$here/setup.sh" "$([ "$build" = fetch ] && echo fetch || echo builds)"
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 
@@ -65,6 +66,7 @@ case $build in
 		cflags="-O2"
 		add_kernel_headers "$cache/kernel-headers"
 		;;
+	fetch) ;;
 	*)
 		echo "builds: no such build: $build" >&2
 		exit 2
@@ -73,39 +75,22 @@ esac
 
 # ----- the source
 
-# apt's own lists may lack source packages: so we keep some for ourselves, of
-# where the machine's packages come from
-fetch_source() {
-	local apt=(-qq -o "Dir::Etc::sourcelist=$cache/apt/sources.list" -o Dir::Etc::sourceparts=-
-		-o "Dir::State::lists=$cache/apt/lists" -o APT::Sandbox::User=root)
-	local id major package version
-	id=$(. /etc/os-release && echo "$ID")
-	mkdir -p "$cache/apt/lists/partial"
-	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
-		'Created-By: Packages' "Origin: ${id^}" | sort -u >"$cache/apt/sources.list"
-	[ -s "$cache/apt/sources.list" ] || {
+# one at a time
+exec 9>"$cache/lock"
+flock 9
+if [ ! -x "$cache/source/configure" ]; then
+	major=$(apt-cache depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
+	[ -n "$major" ] || {
 		echo "builds: apt knows no packages: run \"apt-get update\"" >&2
-		return 1
+		exit 1
 	}
-	sed -i 'p; s/^deb /deb-src /' "$cache/apt/sources.list"
-	apt-get "${apt[@]}" update
-	major=$(apt-cache "${apt[@]}" depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
-	package=postgresql-$major
-
-	# a mirror may list what it does not have yet, or no longer has
-	for version in $(apt-cache "${apt[@]}" showsrc "$package" | sed -n 's/^Version: //p' | sort -rV | uniq); do
-		rm -rf "$cache/source.new"
-		mkdir "$cache/source.new"
-		if (cd "$cache/source.new" && apt-get "${apt[@]}" source "$package=$version"); then
-			mv "$cache/source.new/$package"-*/ "$cache/source"
-			rm -rf "$cache/source.new"
-			return
-		fi
-		echo "builds: no source of $package $version; trying the one before" >&2
-	done
-	echo "builds: no source of $package is to be had" >&2
-	return 1
-}
+	rm -rf "$cache/source"
+	"$here/lib/fetch_source.sh" "postgresql-$major" "$cache/apt" "$cache/source"
+fi
+if [ "$build" = fetch ]; then
+	echo "$cache/source"
+	exit 0
+fi
 
 # ----- the server
 
@@ -132,10 +117,6 @@ build_server() {
 	rm -rf "$objects"
 }
 
-# one at a time
-exec 9>"$cache/lock"
-flock 9
-[ -x "$cache/source/configure" ] || fetch_source
 exec 9>"$cache/$build.lock"
 flock 9
 recipe="$("$cc" --version | head -n 1); ${configure[*]}; $cflags"

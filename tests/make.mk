@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c)
 
-.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-container lab bench lint format reference dist deb
+.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-container test-foreign lab bench lint format reference dist deb
 
 demo:
 	@$(RUN) demo
@@ -26,6 +26,11 @@ test-upgrade:
 # on servers built for it
 test-assert test-asan test-memcheck test-musl:
 	@tests/builds.sh $(@:test-%=%) $(PARTS)
+
+# PostgreSQL's own tests and those of drivers, without and with the library;
+# PARTS="core pgjdbc" for some
+test-foreign:
+	@$(RUN) foreign $(PARTS)
 
 # docs/kasm, in a stand-in for Kasm's container; SHOW=show prints what its steps print
 test-container:
