@@ -8,6 +8,7 @@
 #	builds.sh memcheck [PART ...]	the server under valgrind
 #	builds.sh musl [PART ...]	with musl instead of glibc, as on Alpine
 #	builds.sh source [PART ...]	from the tree PG_SOURCE, of any version
+#	builds.sh fetch			the source alone; prints where it is
 #
 # Parts are those of run.sh; what is the default: see below.  With "server" for
 # a part the server is built, and nothing is run.  Source and
@@ -18,14 +19,17 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-build=${1:?assert, asan, memcheck, musl or source}
+build=${1:?assert, asan, memcheck, musl, source or fetch}
 shift
 cache=${BUILDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kasm_latency}
 
 # the make that called us is none of PostgreSQL's or the extension's business
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CFLAGS CPPFLAGS LDFLAGS COPT PROFILE
 
-"$here/setup.sh" builds "$build"
+case $build in
+	fetch) "$here/setup.sh" fetch ;;
+	*) "$here/setup.sh" builds "$build" ;;
+esac
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 
@@ -80,6 +84,7 @@ case $build in
 		name=source-$(echo "$tree" | cksum | cut -d ' ' -f 1)
 		source=$cache/$name.tree
 		;;
+	fetch) ;;
 	*)
 		echo "builds: no such build: $build" >&2
 		exit 2
@@ -88,39 +93,22 @@ esac
 
 # ----- the source
 
-# apt's own lists may lack source packages: so we keep some for ourselves, of
-# where the machine's packages come from
-fetch_source() {
-	local apt=(-qq -o "Dir::Etc::sourcelist=$cache/apt/sources.list" -o Dir::Etc::sourceparts=-
-		-o "Dir::State::lists=$cache/apt/lists" -o APT::Sandbox::User=root)
-	local id major package version
-	id=$(. /etc/os-release && echo "$ID")
-	mkdir -p "$cache/apt/lists/partial"
-	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
-		'Created-By: Packages' "Origin: ${id^}" | sort -u >"$cache/apt/sources.list"
-	[ -s "$cache/apt/sources.list" ] || {
+# one at a time
+exec 9>"$cache/lock"
+flock 9
+if [ "$build" != source ] && [ ! -x "$cache/source/configure" ]; then
+	major=$(apt-cache depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
+	[ -n "$major" ] || {
 		echo "builds: apt knows no packages: run \"apt-get update\"" >&2
-		return 1
+		exit 1
 	}
-	sed -i 'p; s/^deb /deb-src /' "$cache/apt/sources.list"
-	apt-get "${apt[@]}" update
-	major=$(apt-cache "${apt[@]}" depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
-	package=postgresql-$major
-
-	# a mirror may list what it does not have yet, or no longer has
-	for version in $(apt-cache "${apt[@]}" showsrc "$package" | sed -n 's/^Version: //p' | sort -rV | uniq); do
-		rm -rf "$cache/source.new"
-		mkdir "$cache/source.new"
-		if (cd "$cache/source.new" && apt-get "${apt[@]}" source "$package=$version"); then
-			mv "$cache/source.new/$package"-*/ "$cache/source"
-			rm -rf "$cache/source.new"
-			return
-		fi
-		echo "builds: no source of $package $version; trying the one before" >&2
-	done
-	echo "builds: no source of $package is to be had" >&2
-	return 1
-}
+	rm -rf "$cache/source"
+	"$here/lib/fetch_source.sh" "postgresql-$major" "$cache/apt" "$cache/source"
+fi
+if [ "$build" = fetch ]; then
+	echo "$cache/source"
+	exit 0
+fi
 
 # A copy of PG_SOURCE, without what was built in it.
 copy_source() {
@@ -157,10 +145,6 @@ build_server() {
 	rm -rf "$objects"
 }
 
-# one at a time
-exec 9>"$cache/lock"
-flock 9
-[ "$build" = source ] || [ -x "$source/configure" ] || fetch_source
 exec 9>"$cache/$name.lock"
 flock 9
 recipe="$("$cc" --version | head -n 1); ${configure[*]}; $cflags"

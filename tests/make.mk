@@ -4,7 +4,7 @@
 RUN = PG_CONFIG='$(PG_CONFIG)' tests/run.sh
 C_FILES = $(wildcard extension/*.[ch] tests/lab/*.c tests/lib/*.c tests/long/*.c)
 
-.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-source test-container lab bench lint format reference dist deb
+.PHONY: demo test test-long test-matrix test-upgrade test-assert test-asan test-memcheck test-musl test-source test-container test-foreign lab bench lint format reference dist deb
 
 demo:
 	@$(RUN) demo
@@ -32,6 +32,11 @@ test-assert test-asan test-memcheck test-musl:
 # on one built from the source tree PG_SOURCE
 test-source:
 	@PG_SOURCE='$(PG_SOURCE)' tests/builds.sh source $(PARTS)
+
+# PostgreSQL's own tests and those of drivers, without and with the library;
+# PARTS="core pgjdbc" for some
+test-foreign:
+	@$(RUN) foreign $(PARTS)
 
 # docs/kasm, in a stand-in for Kasm's container; SHOW=show prints what its steps print
 test-container:

@@ -6,6 +6,7 @@
 #	run.sh demo
 #	run.sh lab [NUMBER ...]		the scenarios of these numbers, or all
 #	run.sh bench			what it costs
+#	run.sh foreign [SUITE ...]	other people's tests, without and with the library
 #	run.sh test [PART ...]		parts: see below; all by default
 #
 # PG_CONFIG names the server to copy; TEST_USER the user when run by root.
@@ -15,11 +16,12 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
-what=${1:?demo, lab, bench or test}
+what=${1:?demo, lab, bench, foreign or test}
 shift
 
 case $what in
 	test) parts=${*:-lint regress tap fuzz lab answers everybody forecast watched monitoring packages cost} needs=$parts ;;
+	foreign) needs=${*:-foreign} ;;
 	*) needs=$what ;;
 esac
 # shellcheck disable=SC2086 # words
@@ -81,6 +83,16 @@ in_lab() {
 case $what in
 	demo) in_lab demo.py; exit ;;
 	lab) in_lab scenarios.py "$@"; exit ;;
+	foreign)
+		for suite in ${*:-core}; do
+			case $suite in
+				core | isolation) POSTGRESQL_SOURCE=${POSTGRESQL_SOURCE:-$("$here/builds.sh" fetch)} ;;
+			esac
+		done
+		export POSTGRESQL_SOURCE
+		STAGE=$work/stage as_root /usr/bin/python3 "$tree/tests/foreign/foreign.py" "$bindir" "$user" "$@"
+		exit
+		;;
 	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user"; exit ;;
 esac
 

@@ -129,9 +129,40 @@ if asked source; then
 	want bison program bison
 	want flex program flex
 fi
-if asked builds; then
+# of the suites of foreign/foreign.py
+if asked foreign psycopg2 psycopg3 asyncpg; then
+	want python3-pytest python_module pytest
+fi
+if asked foreign psycopg2; then
+	want python3-psycopg2 python_module psycopg2
+fi
+if asked foreign psycopg3; then
+	want python3-pytest-asyncio python_module pytest_asyncio
+	want libpq5 compgen -G '/usr/lib/*/libpq.so.5'
+fi
+if asked foreign asyncpg; then
+	want python3-asyncpg python_module asyncpg
+fi
+if asked foreign pgjdbc; then
+	want default-jdk-headless program javac
+	want libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
+	want junit4 test -e /usr/share/java/junit4.jar
+	want junit5 test -e /usr/share/java/junit-platform-console.jar
+	want libchecker-framework-java test -e /usr/share/java/checker-qual.jar
+fi
+if asked foreign node-postgres; then
+	want npm program npm
+fi
+if asked foreign core isolation psycopg2 psycopg3 asyncpg pgjdbc node-postgres; then
+	want iproute2 program ip
+fi
+if asked builds fetch foreign core isolation psycopg2 psycopg3 asyncpg pgjdbc node-postgres; then
 	want dpkg-dev program dpkg-source
 	want bzip2 program bzip2
+fi
+if asked fetch; then
+	:
+elif asked builds; then
 	want libipc-run-perl perl -MIPC::Run -e 1
 	want musl-tools program musl-gcc
 else
