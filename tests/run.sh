@@ -5,7 +5,7 @@
 #
 #	run.sh demo
 #	run.sh lab [NUMBER ...]		the scenarios of these numbers, or all
-#	run.sh bench			what it costs
+#	run.sh bench [TABLE ...]	what it costs: see tests/bench/bench.py
 #	run.sh test [PART ...]		parts: see below; all by default
 #
 # PG_CONFIG names the server to copy; TEST_USER the user when run by root.
@@ -74,7 +74,7 @@ in_lab() {
 case $what in
 	demo) in_lab demo.py; exit ;;
 	lab) in_lab scenarios.py "$@"; exit ;;
-	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user"; exit ;;
+	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" "$@"; exit ;;
 esac
 
 # ----- the parts: each prints what it does, and fails if a test fails
