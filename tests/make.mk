@@ -46,8 +46,9 @@ test-container:
 lab:
 	@$(RUN) lab $(SCENARIOS)
 
+# PARTS="connects readers" for some
 bench:
-	@$(RUN) bench
+	@$(RUN) bench $(PARTS)
 
 # what is handed out goes to dist/
 dist:

@@ -5,7 +5,7 @@
 #
 #	run.sh demo
 #	run.sh lab [NUMBER ...]		the scenarios of these numbers, or all
-#	run.sh bench			what it costs
+#	run.sh bench [TABLE ...]	what it costs: see tests/bench/bench.py
 #	run.sh foreign [SUITE ...]	other people's tests, without and with the library
 #	run.sh test [PART ...]		parts: see below; all by default
 #
@@ -93,7 +93,7 @@ case $what in
 		STAGE=$work/stage as_root /usr/bin/python3 "$tree/tests/foreign/foreign.py" "$bindir" "$user" "$@"
 		exit
 		;;
-	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user"; exit ;;
+	bench) as_user /usr/bin/python3 "$tree/tests/bench/bench.py" "$bindir" "$user" "$@"; exit ;;
 esac
 
 # ----- the parts: each prints what it does, and fails if a test fails
