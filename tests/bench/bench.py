@@ -3,7 +3,7 @@
     bench.py BINDIR USER guard      instructions of an exchange, a row and a
                                     connection, held against the budget
     bench.py BINDIR USER            the same for other extensions, and all
-                                    tables below
+                                    tables below but many_open
     bench.py BINDIR USER TABLE ...  some of them alone: reading, forecasting,
                                     connects, readers, many_open, looks,
                                     exchanging (system calls and wall clock)
