@@ -130,7 +130,7 @@ class Watched:
                                *(["--blink-settings=preferredColorScheme=0", "--force-dark-mode"] if dark else []),
                                "--hide-scrollbars", "--virtual-time-budget=2000", f"--screenshot={shot}", "--dump-dom",
                                "file://" + frame],
-                              env=dict(os.environ, HOME=self.dir), cwd=self.dir, timeout=90,
+                              env=dict(os.environ, HOME=self.dir), cwd=self.dir, timeout=300,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         said = re.search(r"<title>scroll (\d+) inner (\d+) bold (\d+)</title>", done.stdout)
         require(said, f"the browser did not render {name}: {done.stderr[-500:]}")
@@ -147,7 +147,7 @@ class Watched:
         subprocess.run([*lab.as_user(self.user), "chromium", "--headless=new", "--no-sandbox", "--disable-gpu",
                         "--disable-dev-shm-usage", f"--user-data-dir={self.dir}/paper.profile", f"--print-to-pdf={paper}",
                         f"file://{self.dir}/{name}.html"],
-                       env=dict(os.environ, HOME=self.dir), cwd=self.dir, timeout=90,
+                       env=dict(os.environ, HOME=self.dir), cwd=self.dir, timeout=300,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with open(paper, "rb") as file:
             sheets = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", file.read())
