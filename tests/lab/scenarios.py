@@ -302,7 +302,8 @@ class Between(Scenario):
                         "a turnaround is shorter than the application's distance")
             if self.hidden:
                 farther = len(self.farther_clients) > len(self.clients)
-                cycles = [one["cycle_ms"] for one in (counted[len(self.clients):] if farther else counted) if one["cycle_ms"]]
+                hiding = counted[len(self.clients):] if farther else counted[:len(self.clients)]
+                cycles = [one["cycle_ms"] for one in hiding if one["cycle_ms"]]
                 row.require_hidden(self.farther_ms if farther else self.far_ms, max(cycles, default=None))
             if self.words:
                 row.require(row.flagged() and self.words in row.said["reason"],
