@@ -46,17 +46,20 @@ want_extension() { # NAME PACKAGE
 	want "postgresql-${major:-SERVER}-$2" test -e "/usr/share/postgresql/$major/extension/$1.control"
 }
 
+# those of foreign/foreign.py
+suites="foreign core isolation psycopg2 psycopg3 asyncpg pgjdbc node-postgres"
+
 want gcc program gcc
 want make program make
 want python3 test -x /usr/bin/python3
 want linux-libc-dev test -e /usr/include/linux/tcp.h
 want libssl-dev test -e /usr/include/openssl/ssl.h
 want libkrb5-dev test -e /usr/include/gssapi/gssapi.h
-if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container; then
+if asked demo fuzz lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container $suites; then
 	want openssl program openssl
 	want iproute2 program ip
 fi
-if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container; then
+if asked demo tap lab answers everybody forecast loads watched monitoring bench cost soak limits abuse churn savefile watcher faults exchanges container foreign psycopg2; then
 	want python3-psycopg2 python_module psycopg2
 fi
 if asked tap lab answers forecast loads bench cost; then
@@ -85,7 +88,7 @@ fi
 if asked tap watched; then
 	want_extension pg_cron cron
 fi
-if asked tap lab; then
+if asked tap lab foreign asyncpg; then
 	want python3-asyncpg python_module asyncpg
 fi
 if asked tap; then
@@ -129,19 +132,12 @@ if asked source; then
 	want bison program bison
 	want flex program flex
 fi
-# of the suites of foreign/foreign.py
 if asked foreign psycopg2 psycopg3 asyncpg; then
 	want python3-pytest python_module pytest
-fi
-if asked foreign psycopg2; then
-	want python3-psycopg2 python_module psycopg2
 fi
 if asked foreign psycopg3; then
 	want python3-pytest-asyncio python_module pytest_asyncio
 	want libpq5 compgen -G '/usr/lib/*/libpq.so.5'
-fi
-if asked foreign asyncpg; then
-	want python3-asyncpg python_module asyncpg
 fi
 if asked foreign pgjdbc; then
 	want default-jdk-headless program javac
@@ -153,19 +149,15 @@ fi
 if asked foreign node-postgres; then
 	want npm program npm
 fi
-if asked foreign core isolation psycopg2 psycopg3 asyncpg pgjdbc node-postgres; then
-	want iproute2 program ip
-fi
-if asked builds fetch foreign core isolation psycopg2 psycopg3 asyncpg pgjdbc node-postgres; then
+# shellcheck disable=SC2086 # words
+if asked builds fetch $suites; then
 	want dpkg-dev program dpkg-source
 	want bzip2 program bzip2
 fi
-if asked fetch; then
-	:
-elif asked builds; then
+if asked builds; then
 	want libipc-run-perl perl -MIPC::Run -e 1
 	want musl-tools program musl-gcc
-else
+elif ! asked fetch; then
 	server_complete || packages+=(server)
 fi
 
