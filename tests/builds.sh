@@ -97,13 +97,8 @@ esac
 exec 9>"$cache/lock"
 flock 9
 if [ "$build" != source ] && [ ! -x "$cache/source/configure" ]; then
-	major=$(apt-cache depends postgresql | sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p')
-	[ -n "$major" ] || {
-		echo "builds: apt knows no packages: run \"apt-get update\"" >&2
-		exit 1
-	}
 	rm -rf "$cache/source"
-	"$here/lib/fetch_source.sh" "postgresql-$major" "$cache/apt" "$cache/source"
+	"$here/lib/fetch_source.sh" postgresql "$cache/apt" "$cache/source"
 fi
 if [ "$build" = fetch ]; then
 	echo "$cache/source"

@@ -3,6 +3,7 @@
 #
 #	fetch_source.sh PACKAGE APT_DIR TARGET
 #
+# PACKAGE postgresql is the server that this release has, of whatever version.
 # apt's own lists may lack source packages: so some are kept in APT_DIR, of
 # where the machine's packages come from.
 # shellcheck disable=SC2016 # of apt
@@ -22,6 +23,9 @@ apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' \
 }
 sed -i 'p; s/^deb /deb-src /' "$dir/sources.list"
 apt-get "${apt[@]}" update
+if [ "$package" = postgresql ]; then
+	package=$(apt-cache "${apt[@]}" depends postgresql | sed -n 's/^ *Depends: \(postgresql-[0-9]*\)$/\1/p')
+fi
 
 # a mirror may list what it does not have yet, or no longer has
 new=$target.new
