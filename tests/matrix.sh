@@ -78,6 +78,8 @@ registered=()
 mounted=
 clean_up() {
 	local entry
+	# timeout and make both send one, and a second shall not cut this short
+	trap '' INT TERM HUP
 	[ -z "$job" ] || {
 		kill -KILL "$job"
 		wait "$job"
