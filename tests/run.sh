@@ -67,9 +67,10 @@ tar -C "$top" --exclude=.git --exclude=./dist --exclude='*.o' --exclude='*.so' -
 [ "$(id -u)" != 0 ] || chown -R "$user:$(id -g "$user")" "$work"
 chmod 755 "$work"
 tree=$work/tree
-for program in lab/relay long/clients; do
-	gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE "$tree/tests/$program.c" -o "$tree/tests/$program"
-done
+compile() { # of tests/
+	gcc -O2 -Wall -Wextra -Werror -std=c99 -D_GNU_SOURCE "$tree/tests/$1.c" -o "$tree/tests/$1"
+}
+compile lab/relay
 export TMPDIR=$work
 flags=(EXTRA_CFLAGS=-Werror)
 [ "$what" != bench ] || flags+=(EXTRA_OBJS=tests/bench/fill.o)
@@ -185,7 +186,7 @@ part_savefile() { long savefile.py; }
 part_fuzz() { long fuzz.py "${SEQUENCES:-100}"; }
 part_watcher() { long watcher.py; }
 part_faults() { long faults.py; }
-part_exchanges() { long exchanges.py "${EXCHANGES:-100000}"; }
+part_exchanges() { compile long/clients && long exchanges.py "${EXCHANGES:-100000}"; }
 
 # the same with 30 s of each load, and tight bounds: test-long
 part_loads() {
