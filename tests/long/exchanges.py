@@ -53,6 +53,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab")]
 import lab  # noqa: E402
 from checks import finish, problems, require  # noqa: E402
+from soak import VIEWS  # noqa: E402
 
 EXCHANGES = 10_000_000
 SAY_EVERY_S = 10
@@ -80,8 +81,6 @@ SELECT host(f.client_addr) AS addr, f.round_trips AS exchanges, f.transactions,
        f.chain_round_trips AS chained
 FROM kasm_latency_internal.client_figures({since}) AS f LEFT JOIN pg_roles AS r ON r.oid = f.role_oid
 WHERE f.overflow OR r.rolname = 'kasmapp'"""
-VIEWS = ["clients", "hosts", "flagged", "totals", "connections", "impact", "blocking", "collateral", "info", "diagnose()",
-         "histogram('turnaround')", "histogram('server')", "histogram('block')"]
 
 # libpq's clients: each transaction of the script makes these
 SCRIPT = """BEGIN;

@@ -21,8 +21,8 @@ from rawclient import Connection, Failed  # noqa: E402
 WORKERS = 250
 ADDRESSES = [f"127.1.{i // 100}.{i % 100 + 1}" for i in range(300)]
 RESET_ADDRESSES = [f"127.2.0.{i + 1}" for i in range(20)]
-VIEWS = ["clients", "hosts", "flagged", "totals", "connections", "impact", "blocking", "info", "diagnose()",
-         "placement_plan()", "histogram('turnaround')", "histogram('server')"]
+VIEWS = ["clients", "hosts", "flagged", "totals", "connections", "impact", "blocking", "collateral", "info", "diagnose()",
+         "placement_plan()", "histogram('turnaround')", "histogram('server')", "histogram('block')"]
 COUNTERS = ["round_trips", "transactions", "network_s", "server_s", "turnaround_s", "retransmits", "connections_total"]
 TOTALS = ("SELECT host(client_addr), username, database, stats_since, " + ", ".join(COUNTERS)
           + " FROM kasm_latency.totals WHERE client_addr IS NOT NULL")
