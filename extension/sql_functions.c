@@ -186,6 +186,8 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 	Row row = { .n = 0 };
 	int span = SPAN_SINCE_RESET;
 	bool histograms = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	MemoryContext row_context;
+	MemoryContext old_context;
 
 	require_loaded();
 	if (!PG_ARGISNULL(0))
@@ -193,6 +195,15 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 	compat_init_materialized_srf(fcinfo);
 
 	reading = palloc(sizeof(ClientReading));
+
+	/*
+	 * What a row is made of is copied with it.  Fresh memory for each, some
+	 * 15 kB, would cost more than to read the client.
+	 */
+	row_context = AllocSetContextCreate(CurrentMemoryContext,
+										"kasm_latency client figures",
+										ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(row_context);
 	for (int i = 0; i < client_table_capacity(); i++)
 	{
 		const WideFigures *figures = &reading->figures;
@@ -235,7 +246,10 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 		add_time(&row, reading->last_seen);
 		add_time(&row, reading->stats_since);
 		put_row(fcinfo, &row);
+		MemoryContextReset(row_context);
 	}
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(row_context);
 	return (Datum) 0;
 }
 

@@ -34,7 +34,9 @@ PG_FUNCTION_INFO_V1(kasm_latency_pool_times);
 /*
  * A histogram's form outside: the sum of what it counts, in microseconds or
  * NO_SUM (eight bytes, in the machine's order); then its cells that are not
- * empty, each as its number (a byte) and its count (eight).
+ * empty, each as its number (a byte) and its count (seven bits a byte, the
+ * lowest first, all bytes but the last with the highest bit set).  Reading all
+ * clients holds thousands of them at once, so they are short.
  */
 typedef struct Histogram
 {
@@ -42,31 +44,32 @@ typedef struct Histogram
 	uint64 counts[HISTOGRAM_CELLS];
 } Histogram;
 
-#define FILLED_CELL_SIZE (1 + sizeof(uint64))
+#define COUNT_BITS 7
+#define COUNT_MORE 0x80
+#define CELL_MAX_SIZE (1 + (64 + COUNT_BITS - 1) / COUNT_BITS)
 
 bytea *
 histogram_out(const uint64 *counts, int n_cells, int64 sum_us)
 {
-	Size size = VARHDRSZ + sizeof(int64);
+	unsigned char body[sizeof(int64) + HISTOGRAM_CELLS * CELL_MAX_SIZE];
+	unsigned char *at = body + sizeof(int64);
 	bytea *result;
-	char *at;
 
-	for (int i = 0; i < n_cells; i++)
-		if (counts[i] != 0)
-			size += FILLED_CELL_SIZE;
-	result = palloc(size);
-	SET_VARSIZE(result, size);
-	at = VARDATA(result);
-	memcpy(at, &sum_us, sizeof(int64));
-	at += sizeof(int64);
+	memcpy(body, &sum_us, sizeof(int64));
 	for (int i = 0; i < n_cells; i++)
 	{
-		if (counts[i] == 0)
+		uint64 count = counts[i];
+
+		if (count == 0)
 			continue;
-		*at++ = (char) i;
-		memcpy(at, &counts[i], sizeof(uint64));
-		at += sizeof(uint64);
+		*at++ = (unsigned char) i;
+		for (; count >= COUNT_MORE; count >>= COUNT_BITS)
+			*at++ = (unsigned char) (count | COUNT_MORE);
+		*at++ = (unsigned char) count;
 	}
+	result = palloc(VARHDRSZ + (at - body));
+	SET_VARSIZE(result, VARHDRSZ + (at - body));
+	memcpy(VARDATA(result), body, at - body);
 	return result;
 }
 
@@ -74,28 +77,41 @@ histogram_out(const uint64 *counts, int n_cells, int64 sum_us)
 static void
 histogram_add(Histogram *histogram, const bytea *data)
 {
-	const char *at = VARDATA_ANY(data);
+	const unsigned char *at = (const unsigned char *) VARDATA_ANY(data);
 	Size size = VARSIZE_ANY_EXHDR(data);
-	const char *end = at + size;
+	const unsigned char *end = at + size;
 	int64 sum_us;
+	bool whole = size >= sizeof(int64);
 
 	if (size == 0)
 		return;
-	if (size < sizeof(int64) || (size - sizeof(int64)) % FILLED_CELL_SIZE != 0)
+	if (whole)
+	{
+		memcpy(&sum_us, at, sizeof(int64));
+		if (sum_us < 0 || histogram->sum_us == NO_SUM)
+			histogram->sum_us = NO_SUM;
+		else
+			histogram->sum_us = (int64) ((uint64) histogram->sum_us + sum_us);
+		at += sizeof(int64);
+	}
+	while (whole && at < end)
+	{
+		uint64 *count = &histogram->counts[*at++];
+		uint64 added = 0;
+		int shift = 0;
+
+		while (at < end && shift < 64 && (*at & COUNT_MORE) != 0)
+		{
+			added |= (uint64) (*at++ & ~COUNT_MORE) << shift;
+			shift += COUNT_BITS;
+		}
+		whole = at < end && shift < 64;
+		if (whole)
+			*count += added | (uint64) *at++ << shift;
+	}
+	if (!whole)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));
-	memcpy(&sum_us, at, sizeof(int64));
-	if (sum_us < 0 || histogram->sum_us == NO_SUM)
-		histogram->sum_us = NO_SUM;
-	else
-		histogram->sum_us = (int64) ((uint64) histogram->sum_us + sum_us);
-	for (at += sizeof(int64); at < end; at += FILLED_CELL_SIZE)
-	{
-		uint64 count;
-
-		memcpy(&count, at + 1, sizeof(uint64));
-		histogram->counts[(unsigned char) *at] += count;
-	}
 }
 
 /* the argument's histogram */

@@ -28,7 +28,7 @@ SELECT kasm_latency.placement_plan(NULL, 0);
 
 -- lengths of chains: whole numbers, exact up to 20
 CREATE TEMPORARY VIEW lengths AS
-    SELECT '\xffffffffffffffff0c6400000000000000'::bytea AS all_twelve, '\xffffffffffffffff0c0a00000000000000140500000000000000'::bytea AS twelve_and_twenty;
+    SELECT '\xffffffffffffffff0c64'::bytea AS all_twelve, '\xffffffffffffffff0c0a1405'::bytea AS twelve_and_twenty;
 SELECT kasm_latency_internal.percentile_whole(all_twelve, 0.5) AS p50, kasm_latency_internal.percentile_whole(all_twelve, 0.95) AS p95,
        kasm_latency_internal.percentile_whole(twelve_and_twenty, 0.5) AS p50, kasm_latency_internal.percentile_whole(twelve_and_twenty, 0.95) AS p95,
        kasm_latency_internal.percentile_whole(''::bytea, 0.5) AS of_nothing

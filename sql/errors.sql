@@ -19,6 +19,9 @@ SELECT kasm_latency.reset('no such host');
 SELECT kasm_latency.reset('');
 SELECT kasm_latency.reset(NULL);
 SELECT kasm_latency_internal.percentile_ms('\x00'::bytea, 0.5);
+SELECT kasm_latency_internal.percentile_ms('\x000000000000000010'::bytea, 0.5);
+SELECT kasm_latency_internal.percentile_ms('\x00000000000000001080'::bytea, 0.5);
+SELECT kasm_latency_internal.percentile_ms('\x000000000000000010ffffffffffffffffffff01'::bytea, 0.5);
 SELECT kasm_latency_internal.percentile_ms('', 1.1);
 SELECT kasm_latency_internal.percentile_ms('', 'NaN');
 

@@ -4,7 +4,7 @@ CREATE EXTENSION kasm_latency;
 
 -- a thousand chains of ten exchanges, 100 ms each
 CREATE TEMPORARY VIEW chains AS
-    SELECT '\x00e1f5050000000096e803000000000000'::bytea AS durations, '\xffffffffffffffff0ae803000000000000'::bytea AS lengths;
+    SELECT '\x00e1f5050000000096e807'::bytea AS durations, '\xffffffffffffffff0ae807'::bytea AS lengths;
 SELECT c.from_ms, c.count, kasm_latency_internal.percentile_ms(durations, 0.5) AS p50_ms, kasm_latency_internal.percentile_whole(lengths, 0.5) AS length
 FROM chains, kasm_latency_internal.histogram_cells(durations) AS c;
 
@@ -25,8 +25,8 @@ SELECT t.* FROM chains, LATERAL kasm_latency_internal.pool_times(durations, leng
 -- 8, 12 and 16 exchanges of 26.2 ms; beside the database 1.2 ms of each are left, whatever the width of a cell
 SELECT round(held_ms::numeric, 1) AS held_ms, round(p50_ms::numeric, 1) AS p50_ms, round(p95_ms::numeric, 1) AS p95_ms
 FROM kasm_latency_internal.pool_times(
-    '\x800b1c1c00000000a0f401000000000000a5f401000000000000aaf401000000000000',
-    '\xffffffffffffffff08f4010000000000000cf40100000000000010f401000000000000', 12, 25, 1, 100);
+    '\x800b1c1c00000000a0f403a5f403aaf403',
+    '\xffffffffffffffff08f4030cf40310f403', 12, 25, 1, 100);
 SELECT * FROM kasm_latency.load_forecast(pool => 0);
 SELECT * FROM kasm_latency.load_forecast(times => '{1,-1}');
 SELECT * FROM kasm_latency.load_forecast(times => '{NaN}');

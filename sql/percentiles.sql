@@ -14,9 +14,14 @@ $$;
 CREATE FUNCTION pg_temp.eight_bytes(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT string_agg(substr(int8send(n), i, 1), ''::bytea ORDER BY i DESC) FROM generate_series(1, 8) AS i
 $$;
+CREATE FUNCTION pg_temp.count_bytes(n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(set_byte('\x00'::bytea, 0, ((n >> 7 * i & 127) + CASE WHEN n >> 7 * (i + 1) > 0 THEN 128 ELSE 0 END)::integer),
+                      ''::bytea ORDER BY i)
+    FROM generate_series(0, 8) AS i WHERE i = 0 OR n >> 7 * i > 0
+$$;
 CREATE FUNCTION pg_temp.histogram(us bigint[], sum_us bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_temp.eight_bytes(sum_us)
-           || string_agg(set_byte('\x00'::bytea, 0, c.cell) || pg_temp.eight_bytes(c.n), ''::bytea ORDER BY c.cell)
+           || string_agg(set_byte('\x00'::bytea, 0, c.cell) || pg_temp.count_bytes(c.n), ''::bytea ORDER BY c.cell)
     FROM (SELECT pg_temp.cell(u) AS cell, count(*) AS n FROM unnest(us) AS u GROUP BY 1) AS c
 $$;
 CREATE FUNCTION pg_temp.sum(us bigint[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT sum(u)::bigint FROM unnest(us) AS u $$;

@@ -144,36 +144,38 @@ COMMENT ON FUNCTION kasm_latency.import_kasm_hosts() IS 'Copy names and zones of
 
 CREATE FUNCTION kasm_latency_internal.host_of(
     client_addr inet, resolved_name text, OUT host text, OUT host_role text, OUT zone text)
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT n.host, n.host_role,
-           coalesce(n.zone, (
-               -- a zone that nobody registered, by the name that Kasm has for the host
-               SELECT k.zone
-               FROM unnest(ARRAY[lower(n.resolved), lower(split_part(n.resolved, '.', 1)),
-                                 lower(n.host), host(client_addr)]) WITH ORDINALITY AS m (name, place)
-               JOIN kasm_latency.kasm_hosts AS k ON lower(k.host) = m.name
-               WHERE k.zone IS NOT NULL
-               ORDER BY m.place, k.zone
-               LIMIT 1))
-    FROM (SELECT coalesce(r.host, u.name, host(client_addr), '[local]') AS host,
-                 coalesce(r.host_role, 'webapp') AS host_role,
-                 r.zone,
-                 CASE WHEN r.host IS NULL THEN u.name ELSE resolved_name END AS resolved
-          FROM (VALUES (1)) AS one
-          LEFT JOIN LATERAL (
-              SELECT * FROM kasm_latency.host_registry AS h
-              WHERE h.network >>= client_addr
-              ORDER BY masklen(h.network) DESC
-              LIMIT 1) AS r ON true
-          -- A name is whatever the owner of the address's reverse DNS says: it must not
-          -- pass for a registered host, another address, or a row of ours like [local].
-          -- (Here and not in a function: it would be planned anew at every call.)
-          LEFT JOIN LATERAL (
-              SELECT resolved_name AS name
-              WHERE r.host IS NULL AND resolved_name !~ '^[[(]|^[0-9.]+$|:'
-                AND NOT EXISTS (SELECT FROM kasm_latency.host_registry AS h
-                                WHERE lower(h.host) = lower(resolved_name))) AS u ON true) AS n
+DECLARE
+    resolved text := resolved_name;
+    names text[];
+BEGIN
+    SELECT h.host, h.host_role, h.zone INTO host, host_role, zone
+    FROM kasm_latency.host_registry AS h
+    WHERE h.network >>= client_addr
+    ORDER BY masklen(h.network) DESC
+    LIMIT 1;
+    IF NOT FOUND THEN
+        -- A name is whatever the owner of the address's reverse DNS says: it must not
+        -- pass for a registered host, another address, or a row of ours like [local].
+        IF resolved IS NOT NULL
+           AND (resolved ~ '^[[(]|^[0-9.]+$|:'
+                OR EXISTS (SELECT FROM kasm_latency.host_registry AS h WHERE lower(h.host) = lower(resolved))) THEN
+            resolved := NULL;
+        END IF;
+        host := coalesce(resolved, host(client_addr), '[local]');
+        host_role := 'webapp';
+    END IF;
+    IF zone IS NULL THEN
+        -- a zone that nobody registered, by the name that Kasm has for the host
+        names := ARRAY[lower(resolved), lower(split_part(resolved, '.', 1)), lower(host), host(client_addr)];
+        SELECT k.zone INTO zone
+        FROM kasm_latency.kasm_hosts AS k
+        WHERE lower(k.host) = ANY (names) AND k.zone IS NOT NULL
+        ORDER BY array_position(names, lower(k.host)), k.zone
+        LIMIT 1;
+    END IF;
+END
 $$;
 COMMENT ON FUNCTION kasm_latency_internal.host_of(inet, text) IS 'Name, role and zone of a client: as registered, else the name that the server resolved, else the address; a zone that is not registered is that of kasm_hosts';
