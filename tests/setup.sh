@@ -67,6 +67,7 @@ if asked tap lab answers forecast loads bench cost; then
 	want python3-psycopg python_module psycopg
 fi
 if asked lab answers forecast loads; then
+	want iputils-ping program ping
 	want pgbouncer test -x /usr/sbin/pgbouncer
 	want socat program socat
 	want haproxy test -x /usr/sbin/haproxy

@@ -81,7 +81,7 @@ class Forecast:
             near = rtt_ms < 10
             for said, verdict in ((alone, expected), (inside, "in_band" if near else expected)):
                 rtt = float(said.get("rtt_ms") or "nan")
-                require(abs(rtt - rtt_ms) <= 0.05 * rtt_ms + 0.3, f"from {rtt_ms} ms probe() says {rtt} ms")
+                require(lab.is_distance(rtt, rtt_ms, 0.05, 0.3, host), f"from {rtt_ms} ms probe() says {rtt} ms")
                 # 8.5 ms and what a busy machine adds may be the limit
                 require(said.get("verdict") in ((verdict, "unproven") if rtt_ms == 8.5 and said is inside else (verdict,)),
                         f"from {rtt_ms} ms probe() says {said}")

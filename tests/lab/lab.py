@@ -223,6 +223,11 @@ class Host:
         self.relay.stdin.flush()
         self.expect("set")
 
+    def ping_ms(self):
+        """What the way to the server and back takes now, at the least."""
+        said = run(*self.inside, "ping", "-q", "-c", "25", "-i", "0.02", self.server_addr)
+        return float(said.split(" = ")[-1].split("/")[0])
+
     def popen(self, *command, **options):
         """Start a command on this host."""
         return popen(self.user, *command, inside=self.inside, **options)
@@ -233,6 +238,14 @@ class Host:
     def client(self, *arguments, mode="launches", dsn=None):
         """Start client.py on this host; see there for what it does."""
         return client(self.user, mode, dsn or self.dsn(), *arguments, inside=self.inside)
+
+
+def is_distance(said_ms, rtt_ms, share, slack_ms, host=None):
+    """Whether what is said of a distance is that, within so much.  What a busy
+    machine adds to that of a host is known by ping."""
+    if host and said_ms > (1 + share) * rtt_ms + slack_ms:
+        rtt_ms = max(rtt_ms, host.ping_ms())
+    return abs(said_ms - rtt_ms) <= share * rtt_ms + slack_ms
 
 
 def popen(user, *command, inside=(), **options):

@@ -126,9 +126,9 @@ class Scenario:
                            + (f"= '{addr}'" if addr else "IS NULL"))
         return rows[0] if rows else None
 
-    def judge(self, rtt_ms, expected, said, name=None, floor_ms=None, slack_ms=0.8, one_path=True):
-        """Add a row; floor_ms is what rtt_ms ought to be.  On one path no
-        turnaround of the span is shorter than that."""
+    def judge(self, rtt_ms, expected, said, name=None, floor_ms=None, host=None, slack_ms=0.5, one_path=True):
+        """Add a row; floor_ms is what rtt_ms ought to be, and host is at that
+        distance now.  On one path no turnaround of the span is shorter."""
         row = Row(name or self.name, rtt_ms, expected, said)
         self.rows.append(row)
         if said is None:
@@ -136,8 +136,8 @@ class Scenario:
         floor_ms = rtt_ms if floor_ms is None else floor_ms
         rtt, turnaround = row.number("rtt_ms"), row.number("turnaround_min_ms")
         if rtt is not None:
-            row.require(abs(rtt - floor_ms) <= 0.1 * floor_ms + slack_ms,
-                        f"rtt_ms is not {floor_ms} within 10 % + {slack_ms} ms")
+            row.require(lab.is_distance(rtt, floor_ms, 0.1, slack_ms, host),
+                        f"rtt_ms is {rtt}, not {floor_ms} within 10 % + {slack_ms} ms")
             row.require(not one_path or turnaround is None or turnaround >= rtt - 0.002,
                         "a turnaround is shorter than the round trip")
         return row
@@ -147,7 +147,7 @@ class Launches(Scenario):
     """One host, one distance, launches."""
 
     def __init__(self, number, name, rtt_ms, expected, *arguments, path={}, mode="launches",
-                 check=lambda row: None, slack_ms=0.8, dsn={}, module=None):
+                 check=lambda row: None, slack_ms=0.5, dsn={}, module=None):
         super().__init__(number, name)
         self.rtt_ms, self.expected, self.arguments, self.path = rtt_ms, expected, arguments, path
         self.mode, self.check, self.slack_ms, self.dsn, self.module = mode, check, slack_ms, dsn, module
@@ -173,7 +173,7 @@ class Launches(Scenario):
         counted = self.drive()
         row = self.judge(self.rtt_ms, self.expected,
                          self.said(server, self.reported_addr(), role=self.dsn.get("user", "kasmapp")),
-                         slack_ms=self.slack_ms)
+                         host=self.host, slack_ms=self.slack_ms)
         if counted["exchanges"] is not None:
             row.require(int(row.said["round_trips"]) == counted["exchanges"],
                         f"{row.said['round_trips']} round trips, but the client counted "
@@ -295,7 +295,7 @@ class Between(Scenario):
             counted = [lab.result(client) for client in running]
             near_counted = [lab.result(client) for client in near]
             row = self.judge(self.far_ms, self.expected, self.said(server, self.middle.addr),
-                             floor_ms=self.near_ms)
+                             floor_ms=self.near_ms, host=self.middle)
             self.check_blocks(row, [one["blocks"] for one in counted], [one["blocks"] for one in near_counted])
             least_ms = self.near_ms if near else self.far_ms - 0.5
             row.require(row.number("turnaround_min_ms") is None or row.number("turnaround_min_ms") >= least_ms,
@@ -396,7 +396,7 @@ class Nat(Scenario):
         running = [host.client("--seconds", "12", "--pause", "0.2") for host in (self.near, self.far)]
         for client in running:
             lab.result(client)
-        row = self.judge(60, "unproven", self.said(server, self.gateway.addr), floor_ms=0.4)
+        row = self.judge(60, "unproven", self.said(server, self.gateway.addr), floor_ms=0.4, host=self.near)
         row.require(row.flagged() and "different distances" in row.said["reason"],
                     "the reason does not say that distances are mixed" + row.because())
 
@@ -434,6 +434,7 @@ class PathChange(Scenario):
                 row = self.judge(step["rtt_ms"], step["verdict"],
                                  self.until(server, step["verdict"], hidden, step["seconds"]),
                                  f"{self.name} {step['name']}", floor_ms=floor_ms,
+                                 host=self.host if floor_ms == step["rtt_ms"] else None,
                                  # rtt_ms is that of the newest connection, turnarounds are of all
                                  one_path=len(clients) == 1)
                 if hidden:
@@ -469,7 +470,7 @@ class Pgbench(Scenario):
         output, _ = pgbench.communicate()
         done = re.search(r"actually processed: (\d+)", output)
         assert done, output
-        row = self.judge(self.rtt_ms, self.expected, self.said(server, self.host.addr))
+        row = self.judge(self.rtt_ms, self.expected, self.said(server, self.host.addr), host=self.host)
         self.check(row, int(done.group(1)))
 
 
@@ -512,7 +513,7 @@ class SteppedClock(Scenario):
                     now_least, now_most = self.ahead(server)
                 time.sleep(0.15)
             counted = lab.result(client)
-            row = self.judge(3, "in_band", self.said(server, self.host.addr))
+            row = self.judge(3, "in_band", self.said(server, self.host.addr), host=self.host)
             row.require(now_least - most < 1.05 and now_most - least > 0.95,
                         f"the clock did not step: it was {least} to {most} s ahead, then {now_least} to {now_most}")
             row.require(n > 40, f"only {n} steps")
@@ -749,7 +750,7 @@ def main(bindir, user, *numbers):
     table(rows)
     for row in rows:
         for problem in row.problems:
-            print(f"{row.name}: {problem}")
+            print(f"NOT OK: {row.name}: {problem}")
     wrong = {"false flags": sum(row.false_flag() for row in rows), "misses": sum(row.miss() for row in rows),
              "warnings": sum(row.warning() for row in rows)}
     for what, n in wrong.items():

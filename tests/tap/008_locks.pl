@@ -7,6 +7,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use IO::Select;
+use Time::HiRes qw(time);
 
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
@@ -81,13 +82,16 @@ waits(17, row(7));
 # one connection of a client for another of the same
 my $self = holds(19, row(8));
 waits(19, row(8));
-# a queue: the second waits for the first, that for the root
+# a queue: the second waits for the first, that for the root; when the root is
+# gone, they wait for each other
 my $root = holds(7, row(3));
+my %in_queue;
 foreach my $n (8, 9, 10)
 {
 	waits($n, row(3));
 	$node->poll_query_until('postgres', q(SELECT count(*) = ) . ($n - 7) . qq( FROM pg_stat_activity
 		WHERE wait_event_type = 'Lock' AND query = '@{[row(3)]}')) or die 'no queue';
+	$in_queue{$n} = time;
 }
 # a deadlock
 my $one = holds(11, row(4));
@@ -101,7 +105,9 @@ $node->poll_query_until('postgres', q(SELECT waited_s >= 2 FROM kasm_latency.col
 	WHERE blocking_host = '127.0.0.3')) or die 'nothing is seen';
 
 # everybody gets his lock, one after the other
-$_->exchange(1, RawClient::query('COMMIT')) foreach $idle, $left, $right, $root, $self;
+my %part;
+$part{"127.0.0.7>$_"} = time - $in_queue{$_} foreach keys %in_queue;
+$_->exchange(1, RawClient::query('COMMIT')) foreach $root, $idle, $left, $right, $self;
 $advisory->exchange(1, RawClient::query('SELECT pg_advisory_unlock(42)'));
 $prepared->exchange(1, RawClient::query(q(ROLLBACK PREPARED 'held')));
 $node->safe_psql('postgres', q(SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'));
@@ -137,14 +143,16 @@ is(join(' ', grep { !$said{$_} } sort { $a <=> $b } keys %said), '3 4 5 7 13 16 
 
 # for whom: each share of what its client waited
 my %pair = last_parts(q(SELECT blocking_host || '>' || split_part(waiting_host, '.', 4), waited_s FROM kasm_latency.collateral));
-my %part = ('127.0.0.3>2' => 1, '127.0.0.4>6' => 0.5, '127.0.0.5>6' => 0.5, '127.0.0.13>14' => 1,
+my %share = ('127.0.0.3>2' => 1, '127.0.0.4>6' => 0.5, '127.0.0.5>6' => 0.5, '127.0.0.13>14' => 1,
 	'(prepared transaction)>15' => 1, '127.0.0.16>17' => 1, '127.0.0.12>11' => 1, '127.0.0.11>12' => 1);
-# when the root of the queue is gone, for a moment the others wait for each other
-$part{"127.0.0.7>$_"} = 0.9 foreach 8, 9, 10;
-foreach my $pair (sort keys %part)
+foreach my $pair (keys %share)
 {
 	my ($waiting) = $pair =~ />(\d+)/;
-	my $least = $part{$pair} * $truth{$waiting} * 0.9 - $slack;
+	$part{$pair} = $share{$pair} * $truth{$waiting};
+}
+foreach my $pair (sort keys %part)
+{
+	my $least = $part{$pair} * 0.9 - $slack;
 	cmp_ok($pair{$pair} // 0, '>=', $least, "$pair: at least $least s");
 }
 is( $node->safe_psql('postgres', q(
