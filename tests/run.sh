@@ -204,18 +204,30 @@ passed=0 failed=0 skipped=0
 declare -A job
 # what counts or times best when it is alone: in its turn, and heard as it goes
 alone() { [ "$1" = cost ] || [ "$1" = loads ] || [ "$1" = exchanges ]; }
+run_part() { # and note how long it took
+	(
+		began=$SECONDS
+		trap 'echo "$((SECONDS - began)) s" >"$work/$1.took"' EXIT
+		"part_$1" 2>&1
+	)
+}
 for part in $parts; do
 	! alone "$part" || continue
-	("part_$part" >"$work/$part.out" 2>&1) &
+	run_part "$part" >"$work/$part.out" &
 	job[$part]=$!
 	work_jobs+=($!)
 done
-summary=()
+# of what a part said, the lines that tell why it failed
+why() {
+	grep -hE '^(NOT OK|OVER BUDGET)|^#   Failed test|^# +(got|expected): |\.\.\. FAILED|^[A-Za-z.]*Error: ' "$1" ||
+		tail -n 3 "$1"
+}
+summary=() reasons=()
 for part in $parts; do
 	status=0
 	echo "----- $part"
 	if alone "$part"; then
-		("part_$part" 2>&1) | tee "$work/$part.out" || status=$?
+		run_part "$part" | tee "$work/$part.out" || status=$?
 	else
 		wait "${job[$part]}" || status=$?
 		cat "$work/$part.out"
@@ -223,13 +235,17 @@ for part in $parts; do
 	# what a test says that it left out
 	left_out=$(sed -n 's/^# NOT RUN: //p' "$work/$part.out" | paste -sd ',' | sed 's/,/, /g')
 	case $status in
-		0) passed=$((passed + 1)); summary+=("$part: passed${left_out:+; NOT RUN: $left_out}") ;;
+		0) passed=$((passed + 1)); summary+=("$part: passed in $(cat "$work/$part.took")${left_out:+; NOT RUN: $left_out}") ;;
 		77) skipped=$((skipped + 1)); summary+=("$part: NOT RUN: $(tail -n 1 "$work/$part.out")") ;;
-		*) failed=$((failed + 1)); summary+=("$part: FAILED") ;;
+		*)
+			failed=$((failed + 1))
+			summary+=("$part: FAILED after $(cat "$work/$part.took")")
+			while read -r line; do reasons+=("$part: $line"); done < <(why "$work/$part.out" | head -n 5)
+			;;
 	esac
 done
 work_jobs=()
 echo "-----"
-printf '%s\n' "${summary[@]}"
+printf '%s\n' "${summary[@]}" ${reasons:+"${reasons[@]}"}
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
