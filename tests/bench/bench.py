@@ -283,7 +283,7 @@ def exchanging(bindir, user):
             server.remove()
 
 
-def connects(bindir, user, rounds=30, each=15):
+def connects(bindir, user, rounds=20, each=6):
     """Connections with one query each, 16 at a time, without TLS, which would hide
     what we add.  pgbench waits for each connect, so that takes 16 of its threads."""
     settings = SETTINGS + "\nmax_connections = 100\nshared_buffers = 64MB"
