@@ -117,16 +117,9 @@ can_run() { # ARCHITECTURE
 	arch-test "$1" >/dev/null
 }
 
-# what this machine tells apt about networks and mirrors holds for a root too
 make_root() { # RELEASE ARCHITECTURE ROOT
-	local option options=()
-	while read -r option; do
-		options+=(--aptopt="$option")
-	done < <(apt-config dump | grep -E '^Acquire::(https?|Retries|Check-[A-Za-z-]+)[: ]')
 	echo "matrix: making $3"
-	contained mmdebstrap --quiet --mode=root --variant=minbase --include=make,netbase --architectures="$2" \
-		"${options[@]}" "$1" "$3.new" ${mirror[$1]:+"${mirror[$1]}"} &&
-		mv "$3.new" "$3"
+	contained "$here/lib/make_root.sh" "$1" "$2" make,netbase "$3" ${mirror[$1]:+"${mirror[$1]}"}
 }
 
 # a fresh copy of the tree

@@ -96,15 +96,8 @@ contained() {
 	unshare --mount --pid --mount-proc --ipc --fork --kill-child "$@" </dev/null 9>&-
 }
 
-# what this machine tells apt about networks and mirrors holds for a root too
 make_root() { # RELEASE ROOT
-	local option options=()
-	while read -r option; do
-		options+=(--aptopt="$option")
-	done < <(apt-config dump | grep -E '^Acquire::(https?|Retries|Check-[A-Za-z-]+)[: ]')
-	rm -rf "$2.new"
-	contained mmdebstrap --quiet --mode=root --variant=minbase --include=lintian,netbase \
-		"${options[@]}" "$1" "$2.new" >&2 && mv "$2.new" "$2"
+	contained "$here/lib/make_root.sh" "$1" "$(dpkg --print-architecture)" lintian,netbase "$2"
 }
 
 # in a root with the packages in /packages
