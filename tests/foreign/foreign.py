@@ -178,7 +178,7 @@ class Pytest(Suite):
         file = os.path.join(self.work, "junit.xml")
         if os.path.exists(file):
             os.remove(file)
-        self.call("/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly",
+        self.call("/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:randomly",
                   "--junitxml=" + file, *arguments, cwd=self.cwd(), PYTHONDONTWRITEBYTECODE="1", **self.environ())
         return junit(file)
 
