@@ -367,7 +367,8 @@ class NodePostgres(Suite):
             output = "mocha." + package
             arguments = ["-r", "ts-node/register", "test/**/*.ts"] if package == "pg-query-stream" else []
             file = os.path.join(self.work, output + ".xml")
-            self.call("npx", "--no-install", "mocha", "--reporter", "xunit", "--reporter-options", "output=" + file,
+            self.call("npx", "--no-install", "mocha", "--timeout", "20000", "--reporter", "xunit",
+                      "--reporter-options", "output=" + file,
                       *arguments, cwd=os.path.join(self.tree, "packages", package), output=output, **self.environ())
             results.update({f"{package}::{name}": value for name, value in junit(file).items()})
         return results
