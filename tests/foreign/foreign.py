@@ -38,7 +38,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lab")]
 import lab  # noqa: E402
 
-LIMIT = 1500  # seconds, for one run of a suite
+LIMIT = 5400  # seconds, for one run of a suite
 WAYS = ("without", "with")
 LOADED = "kasm_latency.history_database = 'postgres'\nkasm_latency.history_interval = '1min'\n"
 DSN = {"host": "127.0.0.1", "port": lab.PORT, "user": "postgres", "dbname": "suite"}
