@@ -197,8 +197,8 @@ kasm_latency_client_figures(PG_FUNCTION_ARGS)
 	reading = palloc(sizeof(ClientReading));
 
 	/*
-	 * What a row is made of is copied with it.  Fresh memory for each, some
-	 * 15 kB, would cost more than to read the client.
+	 * What a row is made of is copied with it.  Fresh memory for each would
+	 * cost more than to read the client.
 	 */
 	row_context = AllocSetContextCreate(CurrentMemoryContext,
 										"kasm_latency client figures",

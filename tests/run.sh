@@ -236,12 +236,13 @@ for part in $parts; do
 	fi
 	# what a test says that it left out
 	left_out=$(sed -n 's/^# NOT RUN: //p' "$work/$part.out" | paste -sd ',' | sed 's/,/, /g')
+	took=$(cat "$work/$part.took" 2>/dev/null || echo "?")
 	case $status in
-		0) passed=$((passed + 1)); summary+=("$part: passed in $(cat "$work/$part.took")${left_out:+; NOT RUN: $left_out}") ;;
+		0) passed=$((passed + 1)); summary+=("$part: passed in $took${left_out:+; NOT RUN: $left_out}") ;;
 		77) skipped=$((skipped + 1)); summary+=("$part: NOT RUN: $(tail -n 1 "$work/$part.out")") ;;
 		*)
 			failed=$((failed + 1))
-			summary+=("$part: FAILED after $(cat "$work/$part.took")")
+			summary+=("$part: FAILED after $took")
 			while read -r line; do reasons+=("$part: $line"); done < <(why "$work/$part.out" | head -n 5)
 			;;
 	esac
