@@ -73,43 +73,54 @@ histogram_out(const uint64 *counts, int n_cells, int64 sum_us)
 	return result;
 }
 
-/* add what a bytea made by histogram_out() holds */
+/* a cell's count; false if it is cut off, or longer than a count can be */
+static bool
+read_count(const unsigned char **at, const unsigned char *end, uint64 *count)
+{
+	*count = 0;
+	for (int shift = 0; *at < end && shift < 64; shift += COUNT_BITS)
+	{
+		unsigned char byte = *(*at)++;
+
+		*count |= (uint64) (byte & ~COUNT_MORE) << shift;
+		if ((byte & COUNT_MORE) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* add what histogram_out() has written; false if that is something else */
+static bool
+read_histogram(Histogram *histogram, const unsigned char *at, Size size)
+{
+	const unsigned char *end = at + size;
+	int64 sum_us;
+
+	if (size < sizeof(int64))
+		return size == 0;
+	memcpy(&sum_us, at, sizeof(int64));
+	if (sum_us < 0 || histogram->sum_us == NO_SUM)
+		histogram->sum_us = NO_SUM;
+	else
+		histogram->sum_us = (int64) ((uint64) histogram->sum_us + sum_us);
+	at += sizeof(int64);
+	while (at < end)
+	{
+		unsigned char cell = *at++;
+		uint64 count;
+
+		if (!read_count(&at, end, &count))
+			return false;
+		histogram->counts[cell] += count;
+	}
+	return true;
+}
+
 static void
 histogram_add(Histogram *histogram, const bytea *data)
 {
-	const unsigned char *at = (const unsigned char *) VARDATA_ANY(data);
-	Size size = VARSIZE_ANY_EXHDR(data);
-	const unsigned char *end = at + size;
-	int64 sum_us;
-	bool whole = size >= sizeof(int64);
-
-	if (size == 0)
-		return;
-	if (whole)
-	{
-		memcpy(&sum_us, at, sizeof(int64));
-		if (sum_us < 0 || histogram->sum_us == NO_SUM)
-			histogram->sum_us = NO_SUM;
-		else
-			histogram->sum_us = (int64) ((uint64) histogram->sum_us + sum_us);
-		at += sizeof(int64);
-	}
-	while (whole && at < end)
-	{
-		uint64 *count = &histogram->counts[*at++];
-		uint64 added = 0;
-		int shift = 0;
-
-		while (at < end && shift < 64 && (*at & COUNT_MORE) != 0)
-		{
-			added |= (uint64) (*at++ & ~COUNT_MORE) << shift;
-			shift += COUNT_BITS;
-		}
-		whole = at < end && shift < 64;
-		if (whole)
-			*count += added | (uint64) *at++ << shift;
-	}
-	if (!whole)
+	if (!read_histogram(histogram, (const unsigned char *) VARDATA_ANY(data),
+						VARSIZE_ANY_EXHDR(data)))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("this is not a histogram of kasm_latency")));
 }
