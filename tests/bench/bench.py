@@ -373,6 +373,23 @@ def readers(bindir, user, rounds=15, clients=64, n=2, each=200):
     table(f"{clients} clients of pgbench -S, and {n} readers in a loop: {rounds} interleaved slices of {clients * each:,} queries", lines)
 
 
+def shortest_ms(conn, query):
+    """From the query to the last row, the shortest of five times; and the rows."""
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        rows = conn.execute(query).fetchall()
+        times.append((time.perf_counter() - began) * 1000)
+    return min(times), rows
+
+
+def read_ms(conn, relation, least):
+    """The same of a relation, which has so many rows at the least."""
+    ms, rows = shortest_ms(conn, f"SELECT * FROM {relation}")
+    require(len(rows) >= least, f"{relation} has {len(rows)} rows")
+    return ms
+
+
 def reading(bindir, user):
     """The views on an hour of full cells, and 500 live connections."""
     relations = ("clients", "hosts", "flagged", "totals")
@@ -390,13 +407,7 @@ def reading(bindir, user):
             line, took = [str(clients)], {}
             for relation in relations:
                 with connect(server) as conn:
-                    times = []
-                    for _ in range(5):
-                        began = time.perf_counter()
-                        n = len(conn.execute(f"SELECT * FROM kasm_latency.{relation}").fetchall())
-                        times.append((time.perf_counter() - began) * 1000)
-                require(n >= clients if relation in ("clients", "totals") else n > 0, f"{relation} has {n} rows")
-                took[relation] = min(times)
+                    took[relation] = read_ms(conn, "kasm_latency." + relation, clients if relation in ("clients", "totals") else 1)
                 line.append(f"{took[relation]:.1f} ms")
                 if clients == 200:
                     require(took[relation] < 50, f"{relation} takes {took[relation]:.1f} ms on 200 clients")
@@ -427,14 +438,10 @@ def forecasting(bindir, user, hosts=50):
             for name, arguments in ((f"{hosts} hosts, as called by default", ""),
                                     ("the same, nine tenths of a pool busy at each load",
                                      f"times => array_fill(0.9 * 30 / {busy}::double precision, ARRAY[5])")):
-                times = []
-                for _ in range(5):
-                    began = time.perf_counter()
-                    rows = conn.execute(f"SELECT utilisation FROM kasm_latency.load_forecast({arguments})").fetchall()
-                    times.append((time.perf_counter() - began) * 1000)
-                lines.append([name, str(len(rows)), str(sum(0.5 <= row[0] < 1 for row in rows)), f"{min(times):.0f} ms"])
+                ms, rows = shortest_ms(conn, f"SELECT utilisation FROM kasm_latency.load_forecast({arguments})")
+                lines.append([name, str(len(rows)), str(sum(0.5 <= row[0] < 1 for row in rows)), f"{ms:.0f} ms"])
                 require(len(rows) == 10 * hosts, f"load_forecast has {len(rows)} rows")
-                require(arguments or min(times) < 300, f"load_forecast of {hosts} hosts takes {min(times):.0f} ms")
+                require(arguments or ms < 300, f"load_forecast of {hosts} hosts takes {ms:.0f} ms")
     finally:
         server.remove()
     table("load_forecast()", lines)
@@ -478,11 +485,11 @@ async def one_lock(held, n):
 
 def memory(pids):
     """KiB of processes in all, by what; what several share counts once."""
-    total = dict.fromkeys(("Pss", "Pss_Anon", "VmPTE"), 0)
+    total = dict.fromkeys(("Pss_Anon", "VmPTE"), 0)
     for pid in pids:
         for name in ("smaps_rollup", "status"):
             with open(f"/proc/{pid}/{name}") as file:
-                for key, kb in re.findall(r"^(Pss|Pss_Anon|VmPTE):\s+(\d+)", file.read(), re.M):
+                for key, kb in re.findall(r"^(Pss_Anon|VmPTE):\s+(\d+)", file.read(), re.M):
                     total[key] += int(kb)
     return total
 
@@ -498,17 +505,6 @@ def look_us(pid, n=200):
         raise RuntimeError("the watcher does not look")
     ended, us_then = so_far()
     return (us_then - us) / (ended - began)
-
-
-def read_ms(conn, relation, rows):
-    """From the query to the last row, the shortest of five times."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        found = len(conn.execute(f"SELECT * FROM {relation}").fetchall())
-        times.append((time.perf_counter() - began) * 1000)
-    require(found >= rows, f"{relation} has {found} rows")
-    return min(times)
 
 
 def backends_memory(server, n):
