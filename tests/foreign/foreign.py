@@ -7,8 +7,9 @@ Each suite is run by the two side by side: each has a copy of one installation,
 and a server in namespaces of its own, with nothing but a loopback interface.
 With the library its watcher looks at locks and a snapshot is taken each minute,
 and servers that a suite makes for itself have the library too.  A test that
-passes or fails in one of the two alone is repeated, alone and in both, before
-it counts.  A test that fails in both is not our business.
+passes or fails in one of the two alone is repeated before it counts, with and
+without, one after the other: many such tests time something.  A test that fails
+in both is not our business.
 
 PostgreSQL's tests are of the source that POSTGRESQL_SOURCE names, which may be
 older or newer by a minor version than the server: what was changed between
@@ -428,12 +429,14 @@ def other_way(bindir, way):
 
 
 def both(bindir, user, name, work, tests=()):
-    """A run each way, side by side; what each found."""
+    """A run each way, side by side, but some tests again each way alone; what each found."""
     runs = {}
-    for way in WAYS:
-        runs[way] = subprocess.Popen([lab.PYTHON, os.path.abspath(__file__), "run", other_way(bindir, way), user, name, way,
-                                      os.path.join(work, way), *tests])
     try:
+        for way in WAYS:
+            runs[way] = subprocess.Popen([lab.PYTHON, os.path.abspath(__file__), "run", other_way(bindir, way), user, name,
+                                          way, os.path.join(work, way), *tests])
+            if tests:
+                runs[way].wait()
         for run in runs.values():
             run.wait()
     finally:
