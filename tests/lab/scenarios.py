@@ -652,7 +652,8 @@ SCENARIOS = [
     Scram(8, "8 SCRAM and TLS, far", 25, "out_of_band", *FEW, dsn={"user": "scram"}),
     Launches(8, "8 neither, near", 3, "in_band", *FEW, dsn={"sslmode": "disable"}),
     Launches(8, "8 neither, far", 25, "out_of_band", *FEW, dsn={"sslmode": "disable"}),
-    Launches(9, "9 loss, jitter and reordering, near", 3, "in_band", *MANY, path=NOISE, slack_ms=3,
+    # half of what is near has gone to jitter, a busy client may use up the rest: that is slow, not far
+    Launches(9, "9 loss, jitter and reordering, near", 3, FINE, *MANY, path=NOISE, slack_ms=3,
              check=at_least("retransmits", 1)),
     Launches(9, "9 loss, jitter and reordering, far", 25, "out_of_band", *MANY, path=NOISE, slack_ms=3,
              check=at_least("retransmits", 1)),
