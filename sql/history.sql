@@ -90,7 +90,7 @@ RESET kasm_latency.min_samples;
 
 -- in the form of a Prometheus histogram: bounds that never change, counts that never fall
 -- (on a slow server CREATE EXTENSION takes longer than the last bound)
-SELECT array_length(upper_s, 1) AS buckets, upper_s, cumulative[19] + slower BETWEEN count - 5 AND count + 5 AS all_counted,
+SELECT array_length(upper_s, 1) AS buckets, upper_s, cumulative[19] BETWEEN count - slower - 5 AND count AS all_counted,
        -- as many as the fine ones say
        (SELECT count(*)
         FROM kasm_latency.host_buckets('server', fine => true) AS f,
@@ -99,7 +99,7 @@ SELECT array_length(upper_s, 1) AS buckets, upper_s, cumulative[19] + slower BET
 FROM kasm_latency.host_buckets('server') AS b,
      (SELECT coalesce(sum(count), 0) FROM kasm_latency.histogram('server') WHERE from_ms >= 10000) AS h (slower);
 SELECT array_length(upper_s, 1) AS buckets, upper_s[1] AS first, upper_s[141] AS hundred_ms, upper_s[211] AS last,
-       cumulative[211] + slower BETWEEN count - 5 AND count + 5 AS all_counted, count > 10 AS some, sum_s > 0 AS sum,
+       cumulative[211] BETWEEN count - slower - 5 AND count AS all_counted, count > 10 AS some, sum_s > 0 AS sum,
        (SELECT bool_and(c >= coalesce(p, 0)) FROM (SELECT c, lag(c) OVER () AS p FROM unnest(cumulative) AS c) AS x) AS grows
 FROM kasm_latency.host_buckets('server', fine => true) AS b,
      (SELECT coalesce(sum(count), 0) FROM kasm_latency.histogram('server') WHERE from_ms >= 10000) AS h (slower);
