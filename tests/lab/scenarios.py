@@ -77,9 +77,13 @@ class Row:
     def require_hidden(self, rtt_ms, cycle_ms=None):
         """The distance behind what ends TCP is said, and is this; what the
         client's own clock saw, where that is more: the programs between take
-        their time too, on a busy machine milliseconds."""
+        their time too, on a busy machine milliseconds.  Where half of what
+        that clock saw is more than an eighth and 1 ms off, nothing is steady
+        there, and nothing need be said."""
         hidden = self.number("hidden_ms")
         most_ms = max(rtt_ms, cycle_ms or 0)
+        if hidden is None and most_ms > 1.125 * rtt_ms + 1:
+            return self
         return self.require(hidden is not None and 0.95 * rtt_ms - 1 <= hidden <= 1.05 * most_ms + 1,
                             f"hidden_ms is {hidden}, not {rtt_ms:g}"
                             + (f" (by the client's clock {cycle_ms:.1f})" if cycle_ms else "")
@@ -475,8 +479,10 @@ class Pgbench(Scenario):
 
 
 class SteppedClock(Scenario):
-    """A server of its own, whose wall clock is set while clients launch."""
-    STEPS = (1, -1, 0.1, -0.1)
+    """A server of its own, whose wall clock is set while clients launch: by
+    steps that no busy machine's pauses look like, and that never take each
+    other back, as two within one exchange would not be seen."""
+    STEPS = (1, -0.4)
 
     def prepare(self, bindir, user):
         super().prepare(bindir, user)
@@ -518,11 +524,11 @@ class SteppedClock(Scenario):
                         f"the clock did not step: it was {least} to {most} s ahead, then {now_least} to {now_most}")
             row.require(n > 40, f"only {n} steps")
             row.require(int(row.said["round_trips"]) == counted["exchanges"], "not every exchange counted")
-            # a step of 100 ms or 1 s would be a sample of at least that
+            # a step would be a sample of at least that
             for metric in ("turnaround", "server"):
                 worst = server.rows(f"SELECT max(from_ms) AS ms FROM kasm_latency.histogram('{metric}', "
                                     f"'{self.host.addr}')")[0]["ms"]
-                row.require(float(worst) < 100, f"a {metric} sample of {worst} ms")
+                row.require(float(worst) < 400, f"a {metric} sample of {worst} ms")
         finally:
             server.remove()
             offset.close()
