@@ -161,7 +161,7 @@ snapshot_in('other');
 ok($node->wait_for_log(qr/LOG:  kasm_latency: no snapshot in database "other": canceling statement due to lock timeout/, $from),
 	'a snapshot does not wait for ever');
 # but here until a second was due, however long a slow machine takes to ask for one
-$node->safe_psql('other', 'ALTER FUNCTION kasm_latency_internal.keep_history() SET lock_timeout = 0');
+$node->safe_psql('other', 'ALTER FUNCTION kasm_latency.snapshot() SET lock_timeout = 0');
 snapshot_in('other');
 until_true(q(SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'kasm_latency history' AND wait_event_type = 'Lock'),
 	'one waits for a lock');
