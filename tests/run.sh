@@ -36,12 +36,31 @@ if [ -n "${SLOW_SERVER:-}" ]; then
 fi
 work=$(mktemp -d /tmp/kasm_latency.XXXXXX)
 work_jobs=()
+# the processes of programs of the directory, or that have it for an argument
+of_work() {
+	grep -lsF -f <(echo "$work") /proc/[0-9]*/cmdline | cut -d / -f 3 || true
+}
 clean_up() {
-	local job
+	local job tries
+	local -a pids
+	# timeout and make both send a signal, and a second shall not cut this short
+	trap '' INT TERM HUP
 	for job in "${work_jobs[@]:-}"; do
 		[ -z "$job" ] || kill "$job" 2>/dev/null || true
 	done
 	wait
+	# Tests that were interrupted end their servers themselves, for which they
+	# need what is in the directory.
+	for ((tries = 0; tries < 300; tries++)); do
+		mapfile -t pids < <(of_work)
+		[ ${#pids[@]} != 0 ] || break
+		case $tries in
+			50) as_root kill -TERM "${pids[@]}" ;;
+			150) as_root kill -QUIT "${pids[@]}" ;;
+			250) as_root kill -KILL "${pids[@]}" ;;
+		esac 2>/dev/null || true
+		sleep 0.1
+	done
 	# of whom was just ended a file may come yet
 	rm -rf "$work" 2>/dev/null || as_root rm -rf "$work"
 }
