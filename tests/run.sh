@@ -36,9 +36,12 @@ if [ -n "${SLOW_SERVER:-}" ]; then
 fi
 work=$(mktemp -d /tmp/kasm_latency.XXXXXX)
 work_jobs=()
-# the processes of programs of the directory, or that have it for an argument
+# the processes that are in the directory, or have it for an argument
 of_work() {
-	grep -lsF -f <(echo "$work") /proc/[0-9]*/cmdline | cut -d / -f 3 || true
+	{
+		grep -lsF -f <(echo "$work") /proc/[0-9]*/cmdline || true
+		find /proc/[0-9]*/cwd -maxdepth 0 -lname "$work*" 2>/dev/null
+	} | cut -d / -f 3 | sort -u
 }
 clean_up() {
 	local job tries
