@@ -22,7 +22,9 @@ from checks import finish, require
 POOL = 10
 FAR_MS, BESIDE_MS = 25, 0.5
 # share of the pool's capacity, at FAR_MS
-FULL = {"loads": (0.3, 0.6, 0.85), "seconds": 30, "p50": 0.10, "p95": 0.20, "beside": 0.20, "beside_ms": 3}
+# Beside the database: an exchange that slept for 25 ms takes up to 0.4 ms longer to wake up than one of 0.5 ms, which no
+# forecast can know; a launch has 14 of them, and 18 at the 95th percentile.
+FULL = {"loads": (0.3, 0.6, 0.85), "seconds": 30, "p50": 0.10, "p95": 0.20, "beside": 0.20, "beside_ms": 7.5}
 # beside other tests, on whatever machine
 SHORT = {"loads": (0.3, 0.6), "seconds": 12, "p50": 0.15, "p95": 0.25, "beside": 0.40, "beside_ms": 8}
 # Of a perfect forecast one run of 30 s in ten at 0.85 would be off by more than 20 % at the 95th percentile, by the
