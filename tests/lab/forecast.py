@@ -22,8 +22,8 @@ from checks import finish, require
 POOL = 10
 FAR_MS, BESIDE_MS = 25, 0.5
 # share of the pool's capacity, at FAR_MS
-# Beside the database: an exchange that slept for 25 ms takes up to 0.4 ms longer to wake up than one of 0.5 ms, which no
-# forecast can know; a launch has 14 of them, and 18 at the 95th percentile.
+# Beside the database: beyond its floor an exchange at 25 ms took up to 0.4 ms longer than one at 0.5 (see
+# docs/performance.md), and the forecast keeps that; a launch has 14 of them, 18 at the 95th percentile.
 FULL = {"loads": (0.3, 0.6, 0.85), "seconds": 30, "p50": 0.10, "p95": 0.20, "beside": 0.20, "beside_ms": 7.5}
 # beside other tests, on whatever machine
 SHORT = {"loads": (0.3, 0.6), "seconds": 12, "p50": 0.15, "p95": 0.25, "beside": 0.40, "beside_ms": 8}

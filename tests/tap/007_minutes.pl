@@ -49,7 +49,7 @@ sub start
 	my ($node, $time) = @_;
 	local $ENV{LD_PRELOAD} = $time ? $faketime : '';
 	local $ENV{FAKETIME} = $time // '';
-	# all of its clocks: on arm64 Debian's library leaves one alone else
+	# all of its clocks: on arm64 Debian's library leaves the monotonic ones alone else
 	local $ENV{FAKETIME_DONT_FAKE_MONOTONIC} = 0;
 	$node->start;
 	return;
